@@ -1,0 +1,44 @@
+# make demo   train, export, verify and run six fusion networks on the handwritten digits
+# make test   lint, types and all tests
+# make models, make readme   write the stored models, the README's table again
+# make package   wheel through sdist, installed without torch, runs a stored model
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: demo test lint types tests models readme package clean
+
+demo: .venv/installed
+	@$(BIN)/python -m models.demo
+
+test: lint types tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/installed
+	$(BIN)/mypy
+
+tests: .venv/installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+models: .venv/installed
+	$(BIN)/python -m models.store
+
+readme: .venv/installed
+	$(BIN)/python -m tests.readme
+
+package: .venv/installed
+	bash .ci/package $(BIN)/python
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fusion-onnx needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
