@@ -1,0 +1,108 @@
+"""Fusions of tensors: defined once in PyTorch, exported as named ONNX functions, run in ONNX Runtime, proven equal.
+
+    >>> import fusion_onnx
+    >>> fusion_onnx.names()                                             # the strategies
+    >>> fusion = fusion_onnx.create("median", dims=[64, 64, 64])        # a torch.nn.Module
+    >>> fusion_onnx.export(fusion, ([x1, x2, x3],), "median.onnx")      # one named node, its body inside, verified
+    >>> fusion_onnx.Session("median.onnx").run(x1, x2, x3)              # needs neither torch nor onnx
+
+Importing this package brings neither torch, onnx nor onnxruntime; each comes in when what needs it is first used.
+"""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from fusion_onnx.errors import FusionError
+
+if TYPE_CHECKING:  # the same names as below, for type checkers and editors
+    from fusion_exporters import ExportError as ExportError
+    from fusion_exporters import ExportResult as ExportResult
+    from fusion_exporters import VerificationError as VerificationError
+    from fusion_exporters import export as export
+    from fusion_onnx import fusions as fusions
+    from fusion_onnx import runtime as runtime
+    from fusion_onnx import testing as testing
+    from fusion_onnx import tinybig as tinybig
+    from fusion_onnx.config import from_config as from_config
+    from fusion_onnx.config import to_config as to_config
+    from fusion_onnx.contract import Case as Case
+    from fusion_onnx.contract import Fusion as Fusion
+    from fusion_onnx.contract import Fusion as fusion  # noqa: F401
+    from fusion_onnx.contract import function as function
+    from fusion_onnx.functions import register_function as register_function
+    from fusion_onnx.layer import FusionLayer as FusionLayer
+    from fusion_onnx.registry import create as create
+    from fusion_onnx.registry import get as get
+    from fusion_onnx.registry import names as names
+    from fusion_onnx.registry import register as register
+    from fusion_onnx.runtime import InputError as InputError
+    from fusion_onnx.runtime import Session as Session
+    from fusion_onnx.runtime import SessionError as SessionError
+    from fusion_onnx.verification import Verdict as Verdict
+    from fusion_onnx.verification import verify as verify
+
+try:
+    __version__ = version("fusion-onnx")
+except PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "Case": "fusion_onnx.contract",
+    "ExportError": "fusion_exporters",
+    "ExportResult": "fusion_exporters",
+    "Fusion": "fusion_onnx.contract",
+    "FusionLayer": "fusion_onnx.layer",
+    "InputError": "fusion_onnx.runtime",
+    "Session": "fusion_onnx.runtime",
+    "SessionError": "fusion_onnx.runtime",
+    "Verdict": "fusion_onnx.verification",
+    "VerificationError": "fusion_exporters",
+    "create": "fusion_onnx.registry",
+    "export": "fusion_exporters",
+    "from_config": "fusion_onnx.config",
+    "function": "fusion_onnx.contract",
+    "fusion": "fusion_onnx.contract",
+    "get": "fusion_onnx.registry",
+    "names": "fusion_onnx.registry",
+    "register": "fusion_onnx.registry",
+    "register_function": "fusion_onnx.functions",
+    "to_config": "fusion_onnx.config",
+    "verify": "fusion_onnx.verification",
+}
+_MODULES = ("fusions", "runtime", "testing", "tinybig")
+_EXTRA = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+}
+
+__all__ = [
+    "FusionError",
+    "__version__",
+    *_HOME,
+    *_MODULES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), "Fusion" if name == "fusion" else name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA.get(error.name or "")
+        if extra is None:
+            raise
+        raise ImportError(
+            f"fusion_onnx.{name} needs {error.name}, which is not installed: pip install 'fusion-onnx[{extra}]'"
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

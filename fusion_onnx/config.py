@@ -1,0 +1,77 @@
+"""Fusions as plain data: `to_config` and its inverse, which trusts nothing it is given.
+
+A config names a strategy of the registry. Nothing is imported or called because of text in it: unknown strategies,
+options and functions are refused, and so are configs that are too large or too deep.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusion_onnx import registry
+from fusion_onnx.errors import FusionError
+
+if TYPE_CHECKING:
+    from fusion_onnx.contract import Fusion
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 16
+_KEYS = ("function_class", "function_parameters")
+
+
+def to_config(fusion: "Fusion") -> dict[str, Any]:
+    """Return the fusion as plain data, as its own `to_config()` does."""
+    return fusion.to_config()
+
+
+def from_config(config: "Mapping[str, Any] | str") -> "Fusion":
+    """Build a fusion from its config, a mapping or its JSON text.
+
+    Raises:
+        FusionError: it is not of the form `{"function_class": name, "function_parameters": {...}}`, names something
+            unknown, repeats a key, or is larger than 1 MiB or nested deeper than 16.
+    """
+    if isinstance(config, str):
+        config = _parse(config)
+    if not isinstance(config, Mapping):
+        raise FusionError(f"a config is a mapping or its JSON text; got {type(config).__name__}.")
+    _check_plain(config, MAX_DEPTH)
+    if len(json.dumps(config)) > MAX_BYTES:
+        raise FusionError(f"a config holds at most {MAX_BYTES} bytes.")
+    unknown = [key for key in config if key not in _KEYS]
+    name, parameters = config.get("function_class"), config.get("function_parameters", {})
+    if unknown or not isinstance(name, str) or not isinstance(parameters, Mapping):
+        raise FusionError(f"a config has the keys {' and '.join(_KEYS)}: a name and a mapping; got {list(config)}.")
+    return registry.get(name)(**parameters)
+
+
+def _parse(text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise FusionError(f"config: the key {key!r} stands twice.")
+            found[key] = value
+        return found
+
+    if len(text) > MAX_BYTES:
+        raise FusionError(f"a config holds at most {MAX_BYTES} bytes; got {len(text)}.")
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FusionError(f"config: not JSON ({error}).") from None
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise FusionError(f"a config is nested at most {MAX_DEPTH} deep.")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise FusionError(f"config: keys are text; got {key!r}.")
+            _check_plain(item, depth - 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_plain(item, depth - 1)
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        raise FusionError(f"config: {value!r} is not plain data.")

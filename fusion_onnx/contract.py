@@ -1,0 +1,587 @@
+"""The base-class contract: `function`, `Fusion`, `Case`, and the errors of both.
+
+A fusion merges k tensors into one, A = fusion(A1, ..., Ak). What a strategy writes down is its maths, twice: `fuse` in
+PyTorch and `decompose` in ONNX operators. Everything else is done here, once for all strategies:
+
+1. construction  unknown options are refused, the widths are checked, the options are recorded (`to_config`);
+2. forward       inputs are checked, preprocessed, handed to the strategy's torch op, postprocessed;
+3. the torch op  `torch.ops.fusion_onnx.<strategy>(xs, params, config)`, which autograd and torch.compile see through
+                 and torch.export keeps as one node;
+4. precision     float16 and bfloat16 are computed in float32 and rounded once, as the exported graph does.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+
+from fusion_onnx import functions as _functions
+from fusion_onnx.errors import FusionError
+
+__all__ = ["Case", "Fusion", "FusionError", "function"]
+
+DOMAIN = "fusion_onnx"
+_LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class _OptionError(FusionError, TypeError):
+    """An argument the constructor does not know."""
+
+
+class _IndexError(FusionError, IndexError):
+    """`get_dim` out of bounds: existing callers catch ValueError or IndexError."""
+
+
+class _AbstractError(NotImplementedError, TypeError):
+    """The base class itself was instantiated."""
+
+
+class function:
+    """A named operation on tensors: the small base that `Fusion` shares with data transformations.
+
+    name: what the operation is called; device: where it makes its tensors.
+    """
+
+    def __init__(self, name: str = "base_function", device: str = "cpu") -> None:
+        self.name = name
+        self.device = str(device)
+
+    def get_name(self) -> str:
+        """Return the operation's name."""
+        return self.name
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the operation; a subclass gives it."""
+        _not_given(self, "forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the operation, as `forward` does."""
+        return self.forward(*args, **kwargs)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return `{"function_class", "function_parameters"}` as plain data."""
+        return {
+            "function_class": type(self).__name__,
+            "function_parameters": {"name": self.name, "device": self.device},
+        }
+
+    @staticmethod
+    def func_x(x: Tensor, functions: Any, device: str = "cpu") -> Tensor:
+        """Apply a function, a name, a config, or a list of these to `x` (any shape), in order; None leaves it as it is.
+
+        Raises FusionError for a name that is not on the allow-list, and for a result that is not a tensor.
+        """
+        for f in _functions.resolve(functions):
+            x = f(x)
+            if not isinstance(x, Tensor):
+                raise FusionError(
+                    f"a pre- or postprocess function returns one tensor; {_functions.describe(f)} returned "
+                    f"{type(x).__name__}. Wrap it, as in `lambda x: f(x)[0]`."
+                )
+        return x
+
+    @staticmethod
+    def str_func_x(x: Tensor, func: str | Callable[..., Tensor], device: str = "cpu") -> Tensor:
+        """Apply one function, given by name or as a callable, to `x`."""
+        return function.func_x(x, func, device)
+
+    @staticmethod
+    def functions_to_configs(functions: Any) -> dict[str, Any] | list[dict[str, Any]] | None:
+        """Return the config of a function, the list of configs of several, or None for none."""
+        return _functions.to_configs(_functions.resolve(functions))
+
+
+class Case:
+    """One setting that a strategy is tested, measured and documented at: the input widths and the options.
+
+    >>> Case(dims=(4, 6, 2), n=5, r=2)
+    Case(dims=(4, 6, 2), n=5, r=2)
+    """
+
+    def __init__(self, dims: Sequence[int], **options: Any) -> None:
+        self.dims = tuple(dims)
+        self.options = options
+
+    def __repr__(self) -> str:
+        return f"Case(dims={self.dims}" + "".join(f", {key}={value!r}" for key, value in self.options.items()) + ")"
+
+    def create(self, strategy: Callable[..., "Fusion"], **options: Any) -> "Fusion":
+        """Return the strategy's fusion at this case; `options` override the case's own."""
+        return strategy(dims=self.dims, **{**self.options, **options})
+
+
+class _Contract(type):
+    """Checks a fusion's options before its constructor runs, and records them after, so that no subclass has to."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls.__module__ == __name__ and cls.__name__ == "Fusion":
+            raise _AbstractError(
+                "Fusion is the base class. Subclass it, or take a strategy: fusion_onnx.create('sum', dims=[4, 4])."
+            )
+        known = cls.options()  # type: ignore[attr-defined]
+        for key in kwargs:
+            if key not in known:
+                raise _OptionError(f"{cls.__name__} has no option {key!r}; its options are {', '.join(known)}.")
+        fusion = super().__call__(*args, **kwargs)
+        fusion._settle()
+        return fusion
+
+
+class Fusion(torch.nn.Module, function, metaclass=_Contract):
+    """The base class of every fusion: k tensors (..., n_i) in, one tensor (..., n) out.
+
+    Write a strategy in one of two ways. With `fuse` and `decompose` it is exported as one named node with a body; with
+    a `forward` of its own it is traced as ordinary operators. Either way `calculate_n` and `calculate_l` are given.
+    Each option of a constructor is kept in an attribute of the same name; that is how `to_config` finds it. Tensors
+    that belong to the options (fixed weights, random projections) are buffers, and reach `fuse` and `decompose` as
+    further arguments after `w`, in the order they were registered.
+
+    Args:
+        dims: the last dimension of each input; may be left out where `needs_dims` is False.
+        name: the operation's name; a strategy's own name where it is left out.
+        require_parameters: whether the operation needs trainable parameters `w`.
+        preprocess_functions: applied to the inputs: a callable, a module, a name of torch.nn.functional, or a list.
+        postprocess_functions: applied to the output, likewise.
+        preprocess_function_configs: a config, or a list of configs, to build the preprocess functions from.
+        postprocess_function_configs: the same for the postprocess functions.
+        device: where buffers are made. The inputs decide where the fusion computes.
+
+    Raises:
+        FusionError: (a ValueError) for an unknown option or dims that the strategy's rule refuses.
+    """
+
+    needs_dims: ClassVar[bool] = False
+    """Whether the strategy's shapes follow from the input widths, so that `dims` cannot be left out."""
+    equal_dims: ClassVar[bool] = False
+    """Whether all inputs have one shape; otherwise they agree on all axes but the last."""
+    exact: ClassVar[bool] = False
+    """Whether the output's entries are input entries (selection, concatenation): no arithmetic, nothing to round."""
+    tinybig: ClassVar[tuple[str, ...]] = ()
+    """The names that the tinyBIG library has for this strategy."""
+    tinybig_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options under which the strategy gives tinyBIG's numbers for tinyBIG's weights."""
+    cases: ClassVar[tuple[Case, ...]] = ()
+    formula: ClassVar[str] = ""
+    """One line of maths, for tables."""
+    rule_n: ClassVar[str] = ""
+    rule_l: ClassVar[str] = "0"
+
+    _op: ClassVar[Any] = None
+    _alias_of: ClassVar[type["Fusion"] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("_alias_of") is None:
+            cls._op = _declare(cls) if cls.is_strategy() else None
+
+    def __init__(
+        self,
+        dims: Sequence[int] | None = None,
+        name: str = "base_fusion",
+        require_parameters: bool = False,
+        preprocess_functions: Any = None,
+        postprocess_functions: Any = None,
+        preprocess_function_configs: Any = None,
+        postprocess_function_configs: Any = None,
+        device: str = "cpu",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        for surplus in (*map(repr, args), *kwargs):
+            raise _OptionError(
+                f"{type(self).__name__} was given {surplus}, which it does not know; "
+                f"its options are {', '.join(self.options())}."
+            )
+        torch.nn.Module.__init__(self)
+        function.__init__(self, name, device)
+        if name == "base_fusion" and self.is_strategy():
+            self.name = self.strategy()
+        self.dims = _checked_dims(dims)
+        if self.dims is None and self.needs_dims:
+            raise FusionError(f"{self.strategy()} needs the widths of its inputs: give dims=[n_1, ..., n_k].")
+        self.require_parameters = bool(require_parameters)
+        self.preprocess_functions = _given_once("preprocess", preprocess_functions, preprocess_function_configs)
+        self.postprocess_functions = _given_once("postprocess", postprocess_functions, postprocess_function_configs)
+        modules = [
+            f for f in (*self.preprocess_functions, *self.postprocess_functions) if isinstance(f, torch.nn.Module)
+        ]
+        if modules:  # registered, so that .to(), eval() and state_dict() reach them
+            self.process_modules = torch.nn.ModuleList(modules)
+
+    # --- what a strategy gives ------------------------------------------------------------------------------------
+
+    def calculate_n(self, dims: Sequence[int] | None = None) -> int:
+        """Return n, the output's last dimension, for the given or the fusion's own input widths."""
+        _not_given(self, "calculate_n")
+
+    def calculate_l(self) -> int:
+        """Return l, the number of trainable parameters."""
+        _not_given(self, "calculate_l")
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        """Compute the output from checked inputs (..., n_i) and flat parameters w (l,), in PyTorch."""
+        _not_given(self, "fuse")
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same maths as ONNX operators: `op.MatMul(x, y)`; `op.rank` is the inputs' rank."""
+        _not_given(self, "decompose")
+
+    # --- the contract's methods -----------------------------------------------------------------------------------
+
+    def forward(self, x: Sequence[Tensor], w: Tensor | None = None, device: str = "cpu") -> Tensor:
+        """Fuse k tensors (..., n_i) into one (..., n).
+
+        Args:
+            x: list or tuple of k floating tensors of one dtype and device; leading axes agree, and are batch axes.
+            w: the trainable parameters, shape (l,) or (1, l); None where l = 0.
+            device: kept for the contract's sake; the inputs decide.
+
+        Raises:
+            FusionError: the inputs or `w` break a rule; the message names the rule, the value and the fix.
+            NotImplementedError: the class gives neither `fuse` nor `forward`.
+        """
+        if type(self).fuse is Fusion.fuse:
+            _not_given(self, "forward")
+        xs = self.check_inputs(x)
+        if self.preprocess_functions:
+            xs = self._preprocess_all(xs)
+        w = self._checked_w(w, xs)
+        buffers = self._checked_buffers(xs[0])
+        if self._op is None or self._record is None:
+            y = self._evaluate(xs, w, buffers)
+        else:
+            y = self._op(xs, buffers if w is None else [*buffers, w], self._record)
+        return self.post_process(y) if self.postprocess_functions else y
+
+    def get_dim(self, index: int) -> int:
+        """Return the width of input `index`; raises a ValueError that is also an IndexError where there is none."""
+        if self.dims is None:
+            raise _IndexError(f"get_dim({index}): dims is not set on {self.name!r}.")
+        if not -len(self.dims) <= index < len(self.dims):
+            raise _IndexError(f"get_dim({index}): {self.name!r} has {len(self.dims)} dims, {list(self.dims)}.")
+        return self.dims[index]
+
+    def get_dims(self) -> list[int] | None:
+        """Return the input widths, or None where they are not set."""
+        return None if self.dims is None else list(self.dims)
+
+    def get_num(self) -> int:
+        """Return how many dims there are; 0 where they are not set."""
+        return 0 if self.dims is None else len(self.dims)
+
+    def pre_process(self, x: Tensor, device: str = "cpu") -> Tensor:
+        """Apply the preprocess functions to a tensor, in order."""
+        return self.func_x(x, self.preprocess_functions, device)
+
+    def post_process(self, x: Tensor, device: str = "cpu") -> Tensor:
+        """Apply the postprocess functions to a tensor, in order."""
+        return self.func_x(x, self.postprocess_functions, device)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the fusion as plain data, `{"function_class": ..., "function_parameters": {...}}`.
+
+        `fusion_onnx.from_config` gives back a fusion with the same outputs for the same `w`. Trained state of modules
+        among the pre- and postprocess functions travels in the `state_dict`, as for any module.
+        """
+        parameters = self._option_values()
+        for key in ("preprocess", "postprocess"):
+            parameters[f"{key}_function_configs"] = _functions.to_configs(parameters.pop(f"{key}_functions"))
+        kept = {key: value for key, value in parameters.items() if value is not None}
+        return {"function_class": self.strategy(), "function_parameters": kept}
+
+    # --- names and options ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def strategy(cls) -> str:
+        """Return the strategy's name: the snake case of the class name, without its ending `Fusion`."""
+        name = (cls.__dict__.get("_alias_of") or cls).__name__
+        name = name.removesuffix("Fusion") or name
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+    @classmethod
+    def is_strategy(cls) -> bool:
+        """Whether the class gives `fuse` and `decompose`, and so is exported as one node with a body."""
+        return cls.fuse is not Fusion.fuse and cls.decompose is not Fusion.decompose and cls.forward is Fusion.forward
+
+    @classmethod
+    def options(cls) -> dict[str, inspect.Parameter]:
+        """Return the constructor's named parameters, the class's own before those of its bases."""
+        found: dict[str, inspect.Parameter] = {}
+        for base in cls.__mro__:
+            if issubclass(base, Fusion) and "__init__" in base.__dict__:
+                for parameter in list(inspect.signature(base.__init__).parameters.values())[1:]:
+                    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                        found.setdefault(parameter.name, parameter)
+        return found
+
+    def extra_repr(self) -> str:
+        """Show the options that were given, in `print(model)`."""
+        options = self.options()
+        shown = {k: v for k, v in self.__dict__.items() if k in options and v != options[k].default and k != "name"}
+        return ", ".join(f"{key}={_short(value)}" for key, value in shown.items() if value not in ((), None))
+
+    def reset_parameters(self, w: Tensor) -> None:
+        """Fill `w` in place for the start of training: every entry of the effective matrix W has variance 1 / (3 D).
+
+        That is what torch.nn.Linear starts from. Where an entry of W is a sum of R products of f factors, each factor
+        is uniform with variance (1 / (3 D R))^(1/f); `_factor_count` gives (f, R).
+        """
+        factors, inner = self._factor_count()
+        variance = (1 / (3 * sum(self.dims or (1,)) * inner)) ** (1 / factors)
+        bound = (3 * variance) ** 0.5
+        with torch.no_grad():
+            w.uniform_(-bound, bound)
+
+    def _factor_count(self) -> tuple[int, int]:
+        return 1, 1
+
+    def _parameter_count(self, xs: Sequence[Tensor]) -> int:
+        """Return l at these inputs; a strategy whose l follows from k alone says so here, and needs no dims."""
+        return self.calculate_l()
+
+    # --- checks: of structure only, never of a tensor's values, which would break export ---------------------------
+
+    def check_inputs(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Return the inputs as a list; raise FusionError where they break the contract."""
+        if not isinstance(x, (list, tuple)):
+            raise FusionError(f"{self.name}: the inputs are a list or tuple of tensors; got {type(x).__name__}.")
+        if not x:
+            raise FusionError(f"{self.name}: at least one input is needed; got an empty {type(x).__name__}.")
+        for i, t in enumerate(x, 1):
+            if not isinstance(t, Tensor):
+                raise FusionError(f"{self.name}: input {i} is a {type(t).__name__}, not a tensor.")
+            if not t.dtype.is_floating_point:
+                raise FusionError(f"{self.name}: inputs are floating; input {i} is {t.dtype}. Convert it: x.float().")
+            if t.ndim == 0:
+                raise FusionError(f"{self.name}: inputs have at least one axis; input {i} is a scalar.")
+        first = x[0]
+        for i, t in enumerate(x[1:], 2):
+            if t.dtype != first.dtype:
+                raise FusionError(
+                    f"{self.name}: inputs share one dtype; input 1 is {first.dtype}, input {i} is {t.dtype}. "
+                    f"Convert it: x.to({first.dtype})."
+                )
+            if t.device != first.device:
+                raise FusionError(
+                    f"{self.name}: inputs share one device; input 1 is on {first.device}, input {i} on {t.device}. "
+                    f"Move it: x.to({str(first.device)!r})."
+                )
+        self._check_shapes(x)
+        return list(x)
+
+    def _check_shapes(self, xs: Sequence[Tensor]) -> None:
+        dims, first = self.dims, xs[0]
+        if dims is not None:
+            if len(xs) != len(dims):
+                raise FusionError(f"{self.name}: dims={list(dims)} means {len(dims)} inputs; got {len(xs)}.")
+            for i, (t, d) in enumerate(zip(xs, dims, strict=True), 1):
+                if t.shape[-1] != d:
+                    raise FusionError(
+                        f"{self.name}: input {i} has last dimension {t.shape[-1]}, shape {list(t.shape)}, "
+                        f"where dims={list(dims)} asks for {d}."
+                    )
+        own = 0 if self.equal_dims else 1  # how many trailing axes may differ
+        for i, t in enumerate(xs[1:], 2):
+            if t.ndim != first.ndim or any(a != b for a, b in zip(t.shape[: t.ndim - own], first.shape, strict=False)):
+                rule = "one shape" if self.equal_dims else "all axes but the last"
+                raise FusionError(
+                    f"{self.name}: inputs share {rule}; input 1 is {list(first.shape)}, input {i} is {list(t.shape)}. "
+                    "Inputs are never broadcast: expand them first."
+                )
+
+    def _preprocess_all(self, xs: list[Tensor]) -> list[Tensor]:
+        if all(t.shape == xs[0].shape for t in xs):
+            stacked = torch.stack(xs)
+            processed = self.pre_process(stacked)
+            if processed.ndim < 2 or processed.shape[0] != len(xs):
+                raise FusionError(
+                    f"{self.name}: preprocess functions see inputs of one shape stacked along a new first axis, and keep "
+                    f"it; {list(stacked.shape)} became {list(processed.shape)}. Let them work on the last axis."
+                )
+            xs = list(processed.unbind())
+        else:
+            xs = [self.pre_process(t) for t in xs]
+        return self.check_inputs(xs)
+
+    def _checked_w(self, w: Tensor | None, xs: Sequence[Tensor]) -> Tensor | None:
+        length = self._parameter_count(xs)
+        shape = None if w is None else tuple(w.shape)
+        if length == 0:
+            if w is not None and w.numel() > 0:
+                raise FusionError(f"{self.name} has no trainable parameters (l = 0); got w of shape {shape}.")
+            return None
+        if w is None:
+            raise FusionError(
+                f"{self.name} needs its {length} parameters: call it with w of shape ({length},) or (1, {length}), "
+                "or let fusion_onnx.FusionLayer(fusion) own them."
+            )
+        if shape not in ((length,), (1, length)):
+            raise FusionError(f"{self.name}: w has shape ({length},) or (1, {length}); got {shape}.")
+        if w.dtype != xs[0].dtype or w.device != xs[0].device:
+            raise FusionError(
+                f"{self.name}: w is {w.dtype} on {w.device}, the inputs {xs[0].dtype} on {xs[0].device}; "
+                f"convert it: w.to(x)."
+            )
+        return w.reshape(-1)
+
+    def _checked_buffers(self, like: Tensor) -> list[Tensor]:
+        buffers = list(self._buffers.values())
+        for name, buffer in self._buffers.items():
+            if buffer is not None and buffer.device != like.device:
+                raise FusionError(
+                    f"{self.name}: {name} is on {buffer.device}, the inputs on {like.device}; "
+                    f"move the fusion: fusion.to({str(like.device)!r})."
+                )
+        return [b.to(like.dtype) for b in buffers if b is not None]
+
+    # --- the torch op ---------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Check what the finished constructor holds, and make the fusion known to its torch op."""
+        if self.dims is not None and type(self).calculate_n is not Fusion.calculate_n:
+            self.calculate_n(self.dims)
+        if not self.is_strategy():
+            self._record: str | None = None
+            return
+        state = [name for name, _ in self.named_parameters() if not name.startswith("process_modules.")]
+        if state:
+            raise FusionError(
+                f"{type(self).__name__} keeps parameters {state} of its own; a strategy takes them through w, "
+                "so that the exported function does. Count them in calculate_l, or give a forward instead of fuse."
+            )
+        self._buffer_names = tuple(name for name, buffer in self._buffers.items() if buffer is not None)
+        if self.require_parameters and not self._trains():
+            raise FusionError(
+                f"{self.strategy()} has no parameters to train (l = 0); leave require_parameters=True out, or take a "
+                "strategy that has, such as learned_weighted_sum."
+            )
+        self._record = self._signature()
+        self._publish()
+
+    def _trains(self) -> bool:
+        try:
+            return self.calculate_l() > 0
+        except (FusionError, NotImplementedError):  # l follows from dims, which are left out
+            return True
+
+    def _signature(self) -> str | None:
+        """Return the options that decide the maths, as canonical JSON; None where one is not plain data."""
+        values = {k: v for k, v in self._option_values().items() if k not in _BASE_OPTIONS and k not in self._buffers}
+        values = {"dims": self.get_dims(), "require_parameters": self.require_parameters, **values}
+        plain = {key: value for key, value in values.items() if value is not None}
+        try:
+            return json.dumps({"function_class": self.strategy(), "function_parameters": plain}, sort_keys=True)
+        except TypeError:
+            return None
+
+    def _publish(self) -> None:
+        """Keep a stand-in with the options but no tensors, for the op to find by the fusion's record."""
+        if self._record is not None and (self._op, self._record) not in _STAND_INS:
+            stand_in = type(self).__new__(type(self))
+            torch.nn.Module.__init__(stand_in)
+            held = {"_parameters", "_buffers", "_modules", "preprocess_functions", "postprocess_functions"}
+            stand_in.__dict__.update({k: v for k, v in self.__dict__.items() if k not in held})
+            stand_in.preprocess_functions = stand_in.postprocess_functions = ()
+            _STAND_INS[self._op, self._record] = stand_in
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._publish()  # a copy, or a fusion unpickled in a fresh process
+
+    def _evaluate(self, xs: Sequence[Tensor], w: Tensor | None, buffers: Sequence[Tensor]) -> Tensor:
+        dtype = xs[0].dtype
+        if dtype in _LOW_PRECISION and not self.exact:
+            w32 = None if w is None else w.float()
+            return self.fuse([x.float() for x in xs], w32, *(b.float() for b in buffers)).to(dtype)
+        y = self.fuse(xs, w, *buffers)
+        return y.clone() if any(y is x for x in xs) else y  # an operator's result never aliases its input
+
+    def _option_values(self) -> dict[str, Any]:
+        values = {}
+        for key in self.options():
+            if key in ("preprocess_function_configs", "postprocess_function_configs"):
+                continue
+            if not hasattr(self, key):
+                raise FusionError(
+                    f"{type(self).__name__}: option {key!r} is not kept. Assign self.{key} in the constructor, "
+                    "so that to_config can write it."
+                )
+            values[key] = _plain(getattr(self, key))
+        return values
+
+
+_STAND_INS: dict[tuple[Any, str], Fusion] = {}
+_BASE_OPTIONS = frozenset(Fusion.options())
+
+
+def _declare(cls: type[Fusion]) -> Any:
+    """Define the torch op of a strategy and return it.
+
+    A class defined anew under the same name (a notebook cell run twice) gets an op of its own, so that fusions made
+    before go on computing what they did.
+    """
+    base, taken = cls.strategy(), 1
+    name = base
+    while hasattr(getattr(torch.ops, DOMAIN), name):
+        taken += 1
+        name = f"{base}_{taken}"
+    _LIBRARY.define(f"{name}(Tensor[] xs, Tensor[] params, str config) -> Tensor")
+    packet = getattr(getattr(torch.ops, DOMAIN), name).default
+
+    def implementation(xs: list[Tensor], params: list[Tensor], config: str) -> Tensor:
+        fusion = _STAND_INS.get((packet, config))
+        if fusion is None:  # a program exported in another process
+            fusion = cls(**json.loads(config)["function_parameters"])
+        count = len(fusion._buffer_names)
+        buffers, w = params[:count], params[count] if len(params) > count else None
+        return fusion._evaluate(xs, w, buffers)
+
+    _LIBRARY.impl(name, implementation, "CompositeImplicitAutograd")
+    STRATEGY_OF_OP[packet] = cls
+    return packet
+
+
+STRATEGY_OF_OP: dict[Any, type[Fusion]] = {}
+"""The class behind each torch op `fusion_onnx::<strategy>`; the exporter's translation table is made from it."""
+
+
+def stand_in(op: Any, config: str) -> Fusion:
+    """Return the fusion, without its tensors, that a call of a strategy's torch op stands for."""
+    found = _STAND_INS.get((op, config))
+    return STRATEGY_OF_OP[op](**json.loads(config)["function_parameters"]) if found is None else found
+
+
+def _not_given(instance: Any, method: str) -> NoReturn:
+    raise NotImplementedError(f"{type(instance).__name__} does not give {method}().")
+
+
+def _checked_dims(dims: Any) -> tuple[int, ...] | None:
+    if dims is None:
+        return None
+    if not isinstance(dims, (list, tuple)) or not dims:
+        raise FusionError(f"dims is a list or tuple of at least one width; got {dims!r}.")
+    for d in dims:
+        if isinstance(d, bool) or not isinstance(d, int) or d < 1:
+            raise FusionError(f"dims are positive whole numbers; got {d!r} in {list(dims)!r}.")
+    return tuple(dims)
+
+
+def _given_once(kind: str, given: Any, configs: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+    if given is not None and configs is not None:
+        raise FusionError(f"give {kind}_functions or {kind}_function_configs, not both.")
+    return _functions.resolve(given if configs is None else configs)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -1,0 +1,173 @@
+"""Pre- and postprocess functions: given as callables, modules, names or configs; the allow-list of names.
+
+A name is looked up in fixed lists below; text never imports a module and never reaches an attribute that is not listed.
+A function of your own gets a name with `register_function("double", double)`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from fusion_onnx.errors import FusionError
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+# Functions of one tensor that keep no state and touch nothing outside it.
+_FUNCTIONAL = """
+    alpha_dropout celu dropout elu gelu hardshrink hardsigmoid hardswish hardtanh layer_norm leaky_relu log_softmax
+    logsigmoid mish normalize relu relu6 rms_norm rrelu selu sigmoid silu softmax softmin softplus softshrink
+    softsign tanh tanhshrink threshold
+""".split()  # noqa: SIM905
+_TORCH = """
+    abs acos asin atan ceil clamp cos cosh erf exp expm1 flatten floor log log10 log1p log2 logit nan_to_num neg
+    reciprocal relu round rsqrt sigmoid sign sin sinh softmax sqrt square squeeze tan tanh transpose trunc unsqueeze
+""".split()  # noqa: SIM905
+_MODULES = """
+    AlphaDropout BatchNorm1d BatchNorm2d CELU Conv1d Conv2d Dropout ELU Flatten GELU GroupNorm Hardshrink
+    Hardsigmoid Hardswish Hardtanh Identity LayerNorm LeakyReLU Linear LogSigmoid LogSoftmax Mish PReLU RMSNorm ReLU
+    ReLU6 SELU SiLU Sigmoid Softmax Softmin Softplus Softshrink Softsign Tanh Tanhshrink Threshold Unflatten
+""".split()  # noqa: SIM905
+_SPACES: dict[str, tuple[Any, list[str]]] = {
+    "torch.nn.functional": (torch.nn.functional, _FUNCTIONAL),
+    "torch": (torch, _TORCH),
+    "torch.nn": (torch.nn, _MODULES),
+}
+_registered: dict[str, Any] = {}
+
+
+def register_function(name: str, function: Any) -> Any:
+    """Give a function, or a torch.nn.Module class, a name that configs may use; return it.
+
+    Raises FusionError where the name is taken by something else.
+    """
+    if not callable(function):
+        raise FusionError(f"register_function({name!r}): {function!r} is not callable.")
+    if _known().get(name, function) is not function:
+        raise FusionError(f"register_function({name!r}): the name is taken; choose another.")
+    _registered[name] = function
+    return function
+
+
+def lookup(name: str) -> Any:
+    """Return the function or module class of that name, from the lists and what was registered.
+
+    The short name (`relu`) and the full one (`torch.nn.functional.relu`) are both understood.
+    """
+    known = _known()
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise FusionError(
+            f"unknown function {name!r}.{hint} Known are the activations of torch.nn.functional and torch.nn, and what "
+            "fusion_onnx.register_function(name, function) was given."
+        )
+    return known[name]
+
+
+def resolve(given: Any) -> tuple[Function, ...]:
+    """Return None, a callable, a module, a name, a config, or a list of these as a flat tuple of callables."""
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return (_build(given, {}),)
+    if isinstance(given, Mapping):
+        return (_from_config(given),)
+    if isinstance(given, torch.nn.ModuleList):
+        return tuple(given)
+    if callable(given):
+        if inspect.isclass(given):
+            raise FusionError(f"{given.__name__} is a class; give an instance of it: {given.__name__}().")
+        return (given,)
+    if isinstance(given, (list, tuple)):
+        return tuple(f for one in given for f in resolve(one))
+    raise FusionError(f"a function is a callable, a module, a name, a config, or a list of these; got {given!r}.")
+
+
+def to_configs(functions: Iterable[Function]) -> dict[str, Any] | list[dict[str, Any]] | None:
+    """Return the config of one function, a list of configs for several, None for none."""
+    configs = [to_config(f) for f in functions]
+    return None if not configs else configs[0] if len(configs) == 1 else configs
+
+
+def to_config(function: Function) -> dict[str, Any]:
+    """Return `{"function_class": name, "function_parameters": {...}}` for a function that has a name."""
+    if isinstance(function, functools.partial) and not function.args:
+        return {"function_class": _name_of(function.func), "function_parameters": dict(function.keywords)}
+    if isinstance(function, torch.nn.Module):
+        return {"function_class": _name_of(type(function)), "function_parameters": _module_parameters(function)}
+    return {"function_class": _name_of(function), "function_parameters": {}}
+
+
+def describe(function: Any) -> str:
+    """Return a readable name for messages."""
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _known() -> dict[str, Any]:
+    known = dict(_registered)
+    for prefix, (space, names) in _SPACES.items():
+        for name in names:
+            known.setdefault(name, getattr(space, name))
+            known[f"{prefix}.{name}"] = getattr(space, name)
+    return known
+
+
+def _name_of(target: Any) -> str:
+    for name, known in _known().items():
+        if known is target and ("." in name or name in _registered):
+            return name
+    raise FusionError(
+        f"{describe(target)} has no name that a config could hold; give it one: "
+        f"fusion_onnx.register_function('my_{describe(target).strip('<>')}', function)."
+    )
+
+
+def _from_config(config: Mapping[str, Any]) -> Function:
+    unknown = set(config) - {"function_class", "function_parameters"}
+    name, parameters = config.get("function_class"), config.get("function_parameters") or {}
+    if unknown or not isinstance(name, str) or not isinstance(parameters, Mapping):
+        raise FusionError(
+            f'a function\'s config is {{"function_class": name, "function_parameters": {{...}}}}; got {dict(config)!r}.'
+        )
+    return _build(name, dict(parameters))
+
+
+def _build(name: str, parameters: dict[str, Any]) -> Function:
+    target = lookup(name)
+    try:
+        signature: inspect.Signature | None = inspect.signature(target)
+    except ValueError:  # some of torch's functions are built in and have none
+        signature = None
+    is_class = inspect.isclass(target)
+    if signature is not None:
+        try:
+            signature.bind(*(() if is_class else (None,)), **parameters)
+        except TypeError as error:
+            raise FusionError(f"{name}: {error}; its parameters are {signature}.") from None
+    if is_class:
+        built: Function = target(**parameters)
+        return built
+    return functools.partial(target, **parameters) if parameters else target
+
+
+def _module_parameters(module: torch.nn.Module) -> dict[str, Any]:
+    """Read a module's constructor arguments back from its attributes, as torch.nn's modules keep them."""
+    found = {}
+    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+        if name in ("self", "device", "dtype") or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            continue
+        value = getattr(module, name, parameter.default)
+        if isinstance(value, torch.Tensor) or (name == "bias" and value is None):
+            value = value is not None  # a layer's `bias=True` became the bias itself
+        value = list(value) if isinstance(value, tuple) else value
+        if value is not parameter.default:
+            found[name] = value
+    return found

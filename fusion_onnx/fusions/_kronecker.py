@@ -1,0 +1,140 @@
+"""What the Kronecker concatenations share: y = x Wᵀ with W = L ⊗ R, L (p, q) and R (s, t), and tinyBIG's outer form.
+
+With x (..., D) read as X (..., q, t), row-major, y is Y = L X Rᵀ (..., p, s), row-major (Van Loan, The ubiquitous
+Kronecker product, 2000). L and R may be products themselves: their factors are applied one by one, in an order that
+keeps the intermediate results small. W is never formed.
+
+`product="outer"` is what tinyBIG's code computes instead: W is vec(L) vec(R)ᵀ (pq, st), reshaped to (n, D). Row i of W
+then is a run of D entries in the sequence vec(L)_1 vec(R), vec(L)_2 vec(R), ..., so that
+ 1. where s divides q, with c = q / s, a row is c whole copies of vec(R): y = Z A'ᵀ, Z (..., c) the products of x's c
+    pieces with vec(R), and A' = vec(L) as (n, c);
+ 2. where q divides s, with c = s / q, a copy of vec(R) fills c rows: y = vec(L) ⊗ z, z = x B'ᵀ, B' = vec(R) as (c, D);
+ 3. elsewhere copies and rows do not meet, and W is formed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusion_onnx.errors import FusionError
+from fusion_onnx.fusions._projection import (
+    ProjectionFusion,
+    divides,
+    joined,
+    joined_decomposition,
+    matrices,
+    matrices_decomposition,
+    positive,
+    transposed,
+)
+
+Shapes = list[tuple[int, int]]
+
+
+class KroneckerBase(ProjectionFusion):
+    """Sizes and options: p divides n, q divides D, s = n / p, t = D / q."""
+
+    tinybig_defaults = {"product": "outer"}
+
+    def __init__(
+        self,
+        dims: Sequence[int] | None = None,
+        *,
+        n: int | None = None,
+        p: int = 2,
+        q: int | None = None,
+        product: str = "kronecker",
+        **base: Any,
+    ) -> None:
+        super().__init__(dims, n=n, **base)
+        self.p = positive("p", p)
+        self.q = self.p if q is None else positive("q", q)
+        self.s = divides("p", self.p, "n", self.n)
+        self.t = divides("q", self.q, "D", self.total)
+        if product not in ("kronecker", "outer"):
+            raise FusionError(f"product is 'kronecker', or 'outer' for weights from tinyBIG; got {product!r}.")
+        self.product = product
+
+    def factor_shapes(self) -> tuple[Shapes, Shapes]:
+        """Return the shapes of the factors of L and of R, in the order w holds them."""
+        raise NotImplementedError
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        left_shapes, right_shapes = self.factor_shapes()
+        factors = matrices(w, *left_shapes, *right_shapes)
+        left, right = factors[: len(left_shapes)], factors[len(left_shapes) :]
+        if self.product == "outer":
+            return self._outer(joined(xs), _product(left), _product(right))
+        z: Tensor = joined(xs).unflatten(-1, (self.q, self.t))
+        for side, i in self._order(left_shapes, right_shapes):
+            z = z @ right[i].T if side == "right" else left[i] @ z
+        return z.flatten(-2)
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        left_shapes, right_shapes = self.factor_shapes()
+        factors = matrices_decomposition(op, w, *left_shapes, *right_shapes)
+        left, right = factors[: len(left_shapes)], factors[len(left_shapes) :]
+        if self.product == "outer":
+            return self._outer_decomposition(op, joined_decomposition(op, xs), _product(left, op), _product(right, op))
+        lead = [0] * (op.rank - 1)  # Reshape copies an axis where it is told 0, so an empty batch passes
+        z = op.Reshape(joined_decomposition(op, xs), op.integers([*lead, self.q, self.t]))
+        for side, i in self._order(left_shapes, right_shapes):
+            if side == "right":
+                z = op.MatMul(z, transposed(op, right[i]))
+            else:  # no MatMul: ONNX Runtime refuses (p, q) times an empty batch (0, q, t)
+                z = op.Einsum(z, left[i], equation="...qt,pq->...pt")
+        return op.Reshape(z, op.integers([*lead, self.n]))
+
+    def _order(self, left: Shapes, right: Shapes) -> list[tuple[str, int]]:
+        """Return the cheapest order: R's narrowing factor first and its widening one last, or one side wholly first."""
+        lefts = [("left", i) for i in reversed(range(len(left)))]
+        rights = [("right", i) for i in reversed(range(len(right)))]
+        orders = [rights[:1] + lefts + rights[1:], rights + lefts, lefts + rights]
+        return min(orders, key=lambda order: self._cost(order, left, right))
+
+    def _cost(self, order: list[tuple[str, int]], left: Shapes, right: Shapes) -> int:
+        """Return the multiplications a row takes."""
+        rows, columns, cost = self.q, self.t, 0
+        for side, i in order:
+            if side == "right":
+                cost, columns = cost + rows * columns * right[i][0], right[i][0]
+            else:
+                cost, rows = cost + left[i][0] * rows * columns, left[i][0]
+        return cost
+
+    def _outer(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        if self.q % self.s == 0:
+            c = self.q // self.s
+            pieces: Tensor = x.unflatten(-1, (c, self.s * self.t))
+            return (pieces @ right.flatten()) @ left.reshape(self.n, c).T
+        if self.s % self.q == 0:
+            z: Tensor = x @ right.reshape(self.s // self.q, self.total).T
+            return (left.reshape(-1, 1) * z.unsqueeze(-2)).flatten(-2)
+        return x @ (left.reshape(-1, 1) * right.reshape(1, -1)).reshape(self.n, self.total).T
+
+    def _outer_decomposition(self, op: Any, x: Any, left: Any, right: Any) -> Any:
+        lead = [0] * (op.rank - 1)
+        if self.q % self.s == 0:
+            c = self.q // self.s
+            pieces = op.Reshape(x, op.integers([*lead, c, self.s * self.t]))
+            column = op.Reshape(right, op.integers([self.s * self.t, 1]))
+            z = op.Reshape(op.MatMul(pieces, column), op.integers([*lead, c]))
+            return op.MatMul(z, transposed(op, op.Reshape(left, op.integers([self.n, c]))))
+        column = op.Reshape(left, op.integers([self.p * self.q, 1]))
+        if self.s % self.q == 0:
+            c = self.s // self.q
+            z = op.MatMul(x, transposed(op, op.Reshape(right, op.integers([c, self.total]))))
+            blocks = op.Mul(column, op.Reshape(z, op.integers([*lead, 1, c])))
+            return op.Reshape(blocks, op.integers([*lead, self.n]))
+        row = op.Reshape(right, op.integers([1, self.s * self.t]))
+        dense = op.Reshape(op.Mul(column, row), op.integers([self.n, self.total]))
+        return op.MatMul(x, transposed(op, dense))
+
+
+def _product(factors: Sequence[Any], op: Any = None) -> Any:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = result @ factor if op is None else op.MatMul(result, factor)
+    return result

@@ -1,0 +1,22 @@
+"""L1 norm: y = |x_1| + |x_2| + ... + |x_k|, entry by entry, from left to right."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
+
+
+class L1NormFusion(EntrywiseFusion):
+    """The L1 norm over k tensors (..., n) of one shape; n = n_1, l = 0."""
+
+    formula = "Σ |x_i|"
+    tinybig = ("l1_norm_fusion",)
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        return chain([x.abs() for x in xs], operator.add)
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        return chain([op.Abs(x) for x in xs], op.Add)

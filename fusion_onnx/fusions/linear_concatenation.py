@@ -1,0 +1,38 @@
+"""Linear concatenation: y = [x_1 ... x_k] Wᵀ, W (n, D); w = vec(W), row-major."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusion_onnx.contract import Case
+from fusion_onnx.fusions._projection import (
+    ProjectionFusion,
+    joined,
+    joined_decomposition,
+    matrices,
+    matrices_decomposition,
+    transposed,
+)
+
+
+class LinearConcatenationFusion(ProjectionFusion):
+    """Concatenate k tensors (..., n_i), then project: n given (default n_1 where all are equal), l = n D."""
+
+    formula = "[x_1 ... x_k] Wᵀ"
+    rule_l = "n D"
+    tinybig = ("parameterized_concatenation_fusion",)
+    cases = (Case(dims=(4, 6, 2), n=5), Case(dims=(3, 3)), Case(dims=(5,), n=7), Case(dims=(2,) * 16, n=1))
+
+    def calculate_l(self) -> int:
+        """Return n D."""
+        return self.n * self.total
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        (matrix,) = matrices(w, (self.n, self.total))
+        return joined(xs) @ matrix.T
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        (matrix,) = matrices_decomposition(op, w, (self.n, self.total))
+        return op.MatMul(joined_decomposition(op, xs), transposed(op, matrix))

@@ -1,0 +1,57 @@
+"""Low-rank concatenation: y = [x_1 ... x_k] Wᵀ with W = A B of rank r, computed as (x Bᵀ) Aᵀ; W is never formed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusion_onnx.contract import Case
+from fusion_onnx.fusions._projection import (
+    ProjectionFusion,
+    joined,
+    joined_decomposition,
+    matrices,
+    matrices_decomposition,
+    positive,
+    transposed,
+)
+
+
+class LowRankConcatenationFusion(ProjectionFusion):
+    """Concatenate, then project by W = A B; n given, l = r (n + D), w = [A (n, r), B (r, D)].
+
+    Args:
+        dims: the input widths.
+        n: the output width; n_1 where all widths are equal and it is left out.
+        r: the rank.
+    """
+
+    formula = "([x_1 ... x_k] Bᵀ) Aᵀ"
+    rule_l = "r (n + D)"
+    tinybig = ("lowrank_parameterized_concatenation_fusion",)
+    cases = (
+        Case(dims=(4, 6, 2), n=5, r=2),
+        Case(dims=(3, 3)),
+        Case(dims=(5,), n=7, r=3),
+        Case(dims=(2,) * 16, n=4, r=1),
+    )
+
+    def __init__(self, dims: Sequence[int] | None = None, *, n: int | None = None, r: int = 2, **base: Any) -> None:
+        super().__init__(dims, n=n, **base)
+        self.r = positive("r", r)
+
+    def calculate_l(self) -> int:
+        """Return r (n + D)."""
+        return self.r * (self.n + self.total)
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        a, b = matrices(w, (self.n, self.r), (self.r, self.total))
+        return (joined(xs) @ b.T) @ a.T
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))
+        return op.MatMul(op.MatMul(joined_decomposition(op, xs), transposed(op, b)), transposed(op, a))
+
+    def _factor_count(self) -> tuple[int, int]:
+        return 2, self.r

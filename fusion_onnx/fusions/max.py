@@ -1,0 +1,23 @@
+"""Maximum: y = max(x_1, x_2, ..., x_k), entry by entry; NaN where any x_i is NaN."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
+
+
+class MaxFusion(EntrywiseFusion):
+    """The largest of k tensors (..., n) of one shape; n = n_1, l = 0."""
+
+    formula = "max x_i"
+    exact = True
+    tinybig = ("max_fusion",)
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        return chain(xs, torch.maximum)
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        return chain(xs, op.Max)  # ReduceMax would lose NaN

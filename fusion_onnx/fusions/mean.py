@@ -1,0 +1,23 @@
+"""Mean: y = (x_1 + x_2 + ... + x_k) / k, entry by entry, summed from left to right."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
+
+
+class MeanFusion(EntrywiseFusion):
+    """The arithmetic mean of k tensors (..., n) of one shape; n = n_1, l = 0."""
+
+    formula = "Σ x_i / k"
+    tinybig = ("average_fusion", "mean_fusion")
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        return chain(xs, operator.add) / len(xs)
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        # ONNX has Mean, but ONNX Runtime runs it in float32 on the CPU alone
+        return op.Div(chain(xs, op.Add), op.constant(len(xs)))

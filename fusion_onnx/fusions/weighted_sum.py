@@ -1,0 +1,88 @@
+"""Weighted sum: y = a_1 x_1 + a_2 x_2 + ... + a_k x_k with fixed weights a, or with trained ones on request."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusion_onnx.contract import Case
+from fusion_onnx.errors import FusionError
+from fusion_onnx.fusions._entrywise import EntrywiseFusion
+from fusion_onnx.fusions._weights import weighted, weighted_decomposition
+
+
+class WeightedSumFusion(EntrywiseFusion):
+    """The weighted sum of k tensors (..., n) of one shape; n = n_1, l = 0, or k with `require_parameters=True`.
+
+    Args:
+        dims: the input widths, all equal; may be left out.
+        weights: k numbers, kept as the buffer `weights`; left out, all are 1. With `require_parameters=True` they are
+            where training starts.
+    """
+
+    formula = "Σ a_i x_i"
+    rule_l = "0, or k if trained"
+    tinybig = ("weighted_summation_fusion",)
+    cases = (
+        Case(dims=(8, 8), weights=[0.25, -1.5]),
+        Case(dims=(5, 5, 5), weights=[1.0, 0.1, 3.7]),
+        Case(dims=(4, 4, 4, 4)),
+        Case(dims=(3,), weights=[2.0]),
+        Case(dims=(6, 6, 6), require_parameters=True),
+    )
+
+    def __init__(
+        self,
+        dims: Sequence[int] | None = None,
+        *,
+        weights: Sequence[float] | Tensor | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(dims, **base)
+        values = None
+        if weights is not None:
+            values = torch.as_tensor(weights, device=self.device)
+            values = (
+                values.detach().clone().to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
+            )
+            count = self.get_num() or values.numel()
+            if values.ndim != 1 or values.numel() != count:
+                raise FusionError(f"{self.name}: weights are {count} numbers; got shape {list(values.shape)}.")
+        elif self.dims is not None:
+            values = torch.ones(len(self.dims), device=self.device)
+        if self.require_parameters:
+            self.weights = None if weights is None or values is None else values.tolist()
+        else:
+            self.register_buffer("weights", values)
+
+    def calculate_l(self) -> int:
+        """Return k where the weights are trained, else 0."""
+        if not self.require_parameters:
+            return 0
+        if self.dims is None:
+            raise FusionError(f"{self.name}: l = k; give dims.")
+        return len(self.dims)
+
+    def _parameter_count(self, xs: Sequence[Tensor]) -> int:
+        return len(xs) if self.require_parameters else 0
+
+    def reset_parameters(self, w: Tensor) -> None:
+        """Fill `w` with the given weights, or with 1/k."""
+        with torch.no_grad():
+            w.copy_(torch.as_tensor(self.weights or [1 / w.numel()] * w.numel()).reshape(w.shape))
+
+    def check_inputs(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Check the inputs, and that there are as many as weights."""
+        xs = super().check_inputs(x)
+        if self.weights is not None and len(self.weights) != len(xs):
+            raise FusionError(f"{self.name}: {len(self.weights)} weights want as many inputs; got {len(xs)}.")
+        return xs
+
+    def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        a = w if w is not None else buffers[0] if buffers else xs[0].new_ones(len(xs))
+        return weighted(xs, a)
+
+    def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        a = w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
+        return weighted_decomposition(op, xs, a)
