@@ -1,0 +1,24 @@
+"""Run a model in ONNX Runtime: what was asked for is what runs, or an error says why.
+
+Stands alone: numpy and onnxruntime, no torch, no onnx. onnxruntime is imported with the first session.
+"""
+
+from ._errors import InputError, SessionError
+from ._model_file import ModelHeader, read_header
+from ._placement import NodePlacement
+from ._probe import ProviderStatus, available_providers, diagnose
+from ._session import Session
+from ._types import TensorInfo
+
+__all__ = [
+    "InputError",
+    "ModelHeader",
+    "NodePlacement",
+    "ProviderStatus",
+    "Session",
+    "SessionError",
+    "TensorInfo",
+    "available_providers",
+    "diagnose",
+    "read_header",
+]

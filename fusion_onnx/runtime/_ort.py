@@ -1,0 +1,37 @@
+"""The one place that imports onnxruntime."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+_INSTALL = """install one of: pip install "fusion-onnx[cpu]" or pip install "fusion-onnx[gpu]", never both"""
+
+
+def load() -> Any:
+    """Import onnxruntime, with its telemetry off unless the user set ORT_DISABLE_TELEMETRY.
+
+    Telemetry is on by default in 1.31: it starts a thread, writes below the user's cache, and makes a forked child
+    hang at its exit. The variable counts only before the first import; a module the user imported earlier is taken
+    as it is.
+
+    Raises:
+        ImportError: onnxruntime is missing or broken.
+    """
+    module = sys.modules.get("onnxruntime")
+    if module is None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        try:
+            module = importlib.import_module("onnxruntime")
+        except ModuleNotFoundError as error:
+            if error.name != "onnxruntime":
+                raise
+            raise ImportError(f"onnxruntime is not installed; {_INSTALL}", name="onnxruntime") from error
+    if not hasattr(module, "InferenceSession"):
+        # Uninstalling one of two wheels takes shared files of the other with it and leaves an empty folder behind.
+        raise ImportError(
+            f"onnxruntime is installed in part (no InferenceSession in {getattr(module, '__path__', module)}); "
+            f"pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}",
+            name="onnxruntime",
+        )
+    return module

@@ -1,0 +1,142 @@
+"""Which providers really start here, found by starting them."""
+
+import contextlib
+import ctypes
+import functools
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _ort
+from ._wire import encode
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_DRIVER_FIX = "install the NVIDIA driver; in a container, start it with the GPUs (docker run --gpus all)"
+_WHEEL_FIX = 'pip uninstall onnxruntime, then pip install "fusion-onnx[gpu]" (never both wheels)'
+_LIBRARY_FIX = 'pip install "fusion-onnx[gpu]", which brings the CUDA and cuDNN libraries'
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """Whether one execution provider starts on this machine; if not, ``reason`` says why and ``fix`` what helps."""
+
+    name: str
+    alias: str
+    starts: bool
+    reason: str = ""
+    fix: str = ""
+
+
+def diagnose() -> list[ProviderStatus]:
+    """Try every provider that the installed onnxruntime lists, by running a model of one node on it.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    return [probe(name) for name in _ort.load().get_available_providers()]
+
+
+def available_providers() -> list[str]:
+    """The names of the providers that start here, in ONNX Runtime's order of preference.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    return [status.name for status in diagnose() if status.starts]
+
+
+@functools.cache
+def probe(name: str) -> ProviderStatus:
+    """Start one provider, named as ONNX Runtime names it. The answer is kept for the life of the process."""
+    ort = _ort.load()
+    failed = functools.partial(ProviderStatus, name, alias_of(name), False)
+    if name not in ort.get_available_providers():
+        return failed(
+            f"the installed {ort.package_name} {ort.__version__} was built without it",
+            _WHEEL_FIX if name in (CUDA, TENSORRT) else f"install a build of onnxruntime that holds {name}",
+        )
+    if name in (CUDA, TENSORRT) and (reason := _driver_problem()):
+        return failed(reason, _DRIVER_FIX)
+    missing = preload(ort) if name in (CUDA, TENSORRT) else []
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if name == CPU else "1")
+    options.log_severity_level = 4
+    try:
+        with _silence(ort):
+            session = ort.InferenceSession(tiny_model(), options, providers=[name], enable_fallback=0)
+            started = name in session.get_providers()
+            if started:
+                session.run(None, {"x": np.ones(1, np.float32)})
+        error = "it was dropped in favour of the CPU"
+    except Exception as caught:  # ONNX Runtime's errors share no base class but this
+        started, error = False, first_line(caught)
+    if started:
+        return ProviderStatus(name, alias_of(name), True)
+    if missing:
+        return failed(f"libraries are missing: {', '.join(missing)}", _LIBRARY_FIX)
+    fix = "install TensorRT (pip install tensorrt) beside CUDA" if name == TENSORRT else f"see the notes on {name} at "
+    return failed(error, fix if name == TENSORRT else fix + "https://onnxruntime.ai/docs/execution-providers/")
+
+
+def alias_of(name: str) -> str:
+    """The short name of a provider, such as "cuda" for "CUDAExecutionProvider"."""
+    return name.removesuffix("ExecutionProvider").lower()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for use inside another error's."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def preload(ort: Any) -> list[str]:
+    """Load the CUDA and cuDNN libraries that pip installed; return the names of those that cannot be found."""
+    if not hasattr(ort, "preload_dlls"):
+        return []
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
+        ort.preload_dlls()  # reports by print alone
+    lines = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load" in line]
+    return [line.partition(": ")[0] for line in lines]
+
+
+def _driver_problem() -> str:
+    """Ask the CUDA driver itself: it answers at once, where ONNX Runtime first loads 280 MB to find it missing."""
+    if sys.platform == "darwin":
+        return "macOS has no CUDA"
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver: {library} is not found"
+    code = driver.cuInit(0)
+    if code == 100:  # CUDA_ERROR_NO_DEVICE
+        return "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?)"
+    if code:
+        return f"the NVIDIA driver does not start: cuInit answers {code}"
+    count = ctypes.c_int(0)
+    if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?)"
+    return ""
+
+
+@contextlib.contextmanager
+def _silence(ort: Any) -> Iterator[None]:
+    """Keep ONNX Runtime's global logger quiet: a provider that fails to load writes to stderr through it alone."""
+    ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(2)  # its documented default; what it was before cannot be asked
+
+
+def tiny_model() -> bytes:
+    """The model ``y = x + x``, float32[1], IR 8, opset 13, written field by field."""
+    size_1 = encode(1, encode(1, 1))
+    tensor = encode(2, encode(1, encode(1, 1) + encode(2, size_1)))
+    node = encode(1, "x") + encode(1, "x") + encode(2, "y") + encode(4, "Add")
+    graph = encode(1, node) + encode(2, "g") + encode(11, encode(1, "x") + tensor) + encode(12, encode(1, "y") + tensor)
+    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 13))

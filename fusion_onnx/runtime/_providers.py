@@ -1,0 +1,108 @@
+"""From what the user asked for to what ONNX Runtime is told, and the proof that it did it."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ._errors import SessionError
+from ._probe import CPU, CUDA, alias_of, first_line, probe
+
+ProviderOptions: TypeAlias = Mapping[str, object]
+Providers: TypeAlias = str | Sequence[str | tuple[str, ProviderOptions]]
+
+# torch multiplies matrices in full float32; so must we, where results are compared
+_DEFAULTS: dict[str, dict[str, object]] = {CUDA: {"use_tf32": 0}}
+_FALLBACK_TEXT = "fallback to CPU EP has been explicitly disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The providers in order, each with its options; ``strict``: the CPU must not take what the others cannot do."""
+
+    providers: list[tuple[str, dict[str, object]]]
+    strict: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The providers' names, in order."""
+        return [name for name, _ in self.providers]
+
+
+def plan(ort: Any, asked: Providers) -> Plan:
+    """Resolve what the user asked for.
+
+    Raises:
+        SessionError: a name is not known, or a provider cannot start here; with the reason and the fix.
+    """
+    if asked == "auto":
+        asked = [CUDA, CPU] if probe(CUDA).starts else [CPU]
+    entries = [asked] if isinstance(asked, str) else list(asked)
+    if not entries:
+        raise SessionError('providers is empty; give "auto", "cpu", "cuda", or a list of names')
+    chosen: dict[str, dict[str, object]] = {}
+    for entry in entries:
+        given, options = (entry, {}) if isinstance(entry, str) else _pair(entry)
+        name = _known(ort, given)
+        if name in chosen:
+            raise SessionError(f"provider {name} is asked for twice")
+        chosen[name] = {**_DEFAULTS.get(name, {}), **options}
+    for name in chosen:
+        _require(name)
+    return Plan(list(chosen.items()), strict=CPU not in chosen)
+
+
+def _pair(entry: object) -> tuple[str, ProviderOptions]:
+    match entry:
+        case (str() as name, Mapping() as options):
+            return name, options
+    raise SessionError(f"provider {entry!r} is neither a name nor a pair (name, options)")
+
+
+def _known(ort: Any, given: str) -> str:
+    names: dict[str, str] = {alias_of(name): name for name in ort.get_all_providers()}
+    name = names.get(alias_of(given))
+    if name is not None:
+        return name
+    if given == "auto":
+        raise SessionError('"auto" stands alone; a list holds providers, such as ["cuda", "cpu"]')
+    near = difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
+    hint = f"; did you mean {near[0]!r}" if near else ""
+    held = [alias_of(name) for name in ort.get_available_providers()]
+    raise SessionError(
+        f"provider {given!r} is not known{hint}. The installed onnxruntime holds: {', '.join(held)} (or 'auto')"
+    )
+
+
+def _require(name: str) -> None:
+    """Refuse a provider that cannot start; the CPU is not tried, it is always there."""
+    if name == CPU:
+        return
+    status = probe(name)
+    if not status.starts:
+        raise SessionError(f"{name} cannot start here: {status.reason}. To fix it: {status.fix}")
+
+
+def check(wanted: Plan, got: Sequence[str]) -> None:
+    """Compare the providers of a new session with the plan; ONNX Runtime drops one that fails without a word.
+
+    Raises:
+        SessionError: one that was asked for is not there.
+    """
+    lost = [name for name in wanted.names if name not in got]
+    if lost:
+        raise SessionError(
+            f"asked for {', '.join(wanted.names)}, but ONNX Runtime started the session without {', '.join(lost)}; "
+            f"look at its messages on stderr and at fusion_onnx.runtime.diagnose()"
+        )
+
+
+def explain(error: BaseException, wanted: Plan | None, where: str) -> str:
+    """The text for a session that ONNX Runtime refused to build."""
+    if wanted is not None and _FALLBACK_TEXT in str(error):
+        aliases = [alias_of(name) for name in wanted.names]
+        return (
+            f"{where}: some nodes have no kernel on {', '.join(wanted.names)}, and the CPU may not take them; "
+            f"to allow that, ask for providers={[*aliases, 'cpu']}"
+        )
+    return f"{where}: ONNX Runtime cannot load it: {first_line(error)}"

@@ -1,0 +1,230 @@
+"""Session: load a model, run it, and say what really ran."""
+
+import os
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from . import _ort, _providers, _torch
+from ._errors import InputError, SessionError
+from ._inputs import Reader, arrange, check_shapes
+from ._model_file import ModelHeader, read_header
+from ._placement import RECORD_KEY, NodePlacement, placement
+from ._probe import CPU, CUDA, first_line
+from ._types import TensorInfo, dtype_of_ort
+
+_STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
+_SHAPES_KEPT = 256
+
+
+class Session:
+    """A model, ready to run in ONNX Runtime. One session may be used by many threads at once.
+
+        >>> session = Session("median.onnx", providers="cpu")
+        >>> [y] = session.run(x1, x2, x3)              # by position, or by name: run(x1=..., x2=..., x3=...)
+
+    Args:
+        model: a path, the file's bytes, an ``onnx.ModelProto``, or the result of ``fusion_onnx.export``. A path is
+            needed for a model whose weights lie in a file beside it.
+        providers: what computes. "auto" is CUDA if it starts here, else the CPU; "cuda" is CUDA alone, and an error
+            where it cannot be had or a node has no kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A
+            list holds aliases, names, and pairs (name, options). CUDA computes in full float32 unless its option
+            ``use_tf32`` says otherwise.
+        threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
+        session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
+            added to it and ``providers`` is "auto", those are taken.
+        custom_domains: domains whose operators come from a library registered in ``session_options``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        SessionError: the model cannot be loaded, or a provider cannot be had.
+        ImportError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        providers: _providers.Providers = "auto",
+        *,
+        threads: int | None = None,
+        session_options: Any = None,
+        custom_domains: Collection[str] = (),
+    ) -> None:
+        source = _source(model)
+        header = read_header(source)
+        self._where = f"{header.path!r}" if header.path is not None else "the model"
+        _check_domains(header, self._where, custom_domains)
+        _check_external(header, self._where, trust_options=session_options is not None)
+        ort = _ort.load()
+        options = ort.SessionOptions() if session_options is None else session_options
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads is {threads}; give at least 1, or None for ONNX Runtime's choice")
+            options.intra_op_num_threads = threads
+        options.add_session_config_entry(RECORD_KEY, "1")
+        if session_options is not None and providers == "auto" and _has_providers(options):
+            self._ort_session = _create(ort, source, options, None, self._where)
+        else:
+            plan = _providers.plan(ort, providers)
+            _check_bfloat16(header, plan.names, self._where)
+            if plan.strict:
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            self._ort_session = _create(ort, source, options, plan, self._where)
+        self._ort = ort
+        self._header = header
+        self.providers: list[str] = list(self._ort_session.get_providers())
+        self.inputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_inputs(), header.inputs)
+        self.outputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_outputs(), header.outputs)
+        readers = [Reader(info) for info in self.inputs]
+        self._slots = tuple((reader.info.name, reader.dtype, reader) for reader in readers)
+        self._output_names = [info.name for info in self.outputs]
+        self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
+        self._devices = _devices(self._ort_session)
+        self._good_shapes: set[tuple[Any, ...]] = set()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata, a copy."""
+        return dict(self._header.metadata)
+
+    def __repr__(self) -> str:
+        source = self._header.path or f"{self._header.size} bytes"
+        inputs, outputs = (", ".join(map(str, infos)) for infos in (self.inputs, self.outputs))
+        return f"Session({source!r}, providers={self.providers}, inputs=({inputs}), outputs=({outputs}))"
+
+    def placement(self) -> list[NodePlacement]:
+        """Which provider runs which node of the optimised graph."""
+        return placement(self._ort_session, self._header.functions)
+
+    def run(self, /, *args: Any, **named: Any) -> list[Any]:
+        """Run the model on inputs given by position or by name; return its outputs in order.
+
+        numpy arrays, torch tensors and anything with ``__dlpack__`` are read in place where their memory allows, else
+        copied; nothing is cast. Python's numbers and lists of them take the model's dtype. A single list or tuple is
+        the list of inputs, a single mapping is inputs by name. With a torch tensor among the inputs the outputs are
+        torch tensors on its device (without gradient), otherwise numpy arrays.
+
+        Raises:
+            InputError: an input is missing, unknown, of another dtype or shape, or on a device out of reach.
+            SessionError: ONNX Runtime failed while it ran the model.
+        """
+        slots = self._slots
+        values: Any = args
+        if named or len(args) != len(slots) or (len(args) == 1 and isinstance(args[0], list | tuple | dict)):
+            values = arrange(self.inputs, args, named)
+        feeds: dict[str, Any] = {}
+        bound, tensors = self._bound_only, False
+        for (name, dtype, reader), value in zip(slots, values, strict=True):
+            if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
+                feeds[name] = value
+                continue
+            tensors = tensors or _torch.is_tensor(value)
+            feeds[name] = fed = reader.read(value)
+            bound = bound or _torch.is_tensor(fed)
+        shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
+        if shapes not in self._good_shapes:
+            check_shapes(self.inputs, shapes)
+            self._remember(shapes)
+        try:
+            if bound:
+                return self._run_bound(feeds, tensors)
+            outputs: list[Any] = self._ort_session.run(self._output_names, feeds)
+        except InputError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
+            raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
+        return _torch.from_arrays(outputs) if tensors else outputs
+
+    def _run_bound(self, feeds: dict[str, Any], tensors: bool) -> list[Any]:
+        if not tensors:
+            raise InputError(f"numpy has no bfloat16, which {self._where} uses; give at least one torch tensor")
+        for name, value in feeds.items():
+            if _torch.is_tensor(value) and str(value.device) not in self._devices:
+                raise InputError(
+                    f"{name} is on {value.device}, the session runs on {', '.join(self._devices)}; move the tensor, or "
+                    f'make the session with providers="cuda" or [("cuda", {{"device_id": ...}})]'
+                )
+        return _torch.run_bound(self._ort, self._ort_session, feeds, self._output_names)
+
+    def _remember(self, shapes: tuple[Any, ...]) -> None:
+        if len(self._good_shapes) >= _SHAPES_KEPT:
+            self._good_shapes.clear()
+        self._good_shapes.add(shapes)
+
+
+def _source(model: Any) -> str | bytes:
+    """What to hand to ONNX Runtime: a path as a path, for the weights beside it; else bytes."""
+    for path in (model, getattr(model, "path", None)):
+        if isinstance(path, str | os.PathLike):
+            return os.fsdecode(path)
+    if isinstance(model, bytes | bytearray | memoryview):
+        return bytes(model)
+    if hasattr(model, "SerializeToString"):
+        return bytes(model.SerializeToString())
+    raise TypeError(
+        f"model is a {type(model).__name__}; give a path, bytes, an onnx.ModelProto or the result of fusion_onnx.export"
+    )
+
+
+def _create(ort: Any, source: str | bytes, options: Any, plan: _providers.Plan | None, where: str) -> Any:
+    try:
+        # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
+        session = ort.InferenceSession(source, options, providers=plan and plan.providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's errors share no base class but this
+        raise SessionError(_providers.explain(error, plan, where)) from error
+    if plan is not None:
+        _providers.check(plan, session.get_providers())
+    return session
+
+
+def _devices(session: Any) -> list[str]:
+    """Where input tensors may lie, as torch names devices."""
+    cuda = session.get_provider_options().get(CUDA)
+    return ["cpu"] if cuda is None else ["cpu", f"cuda:{cuda.get('device_id', 0)}"]
+
+
+def _has_providers(options: Any) -> bool:
+    return bool(getattr(options, "has_providers", lambda: False)())
+
+
+def _describe(args: Any, header: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+    unranked = {info.name for info in header if info.shape is None}  # ONNX Runtime says [] for these and for scalars
+    return tuple(
+        TensorInfo(a.name, dtype_of_ort(a.type), None if a.name in unranked and not a.shape else tuple(a.shape))
+        for a in args
+    )
+
+
+def _check_domains(header: ModelHeader, where: str, custom: Collection[str]) -> None:
+    for domain, op_type in header.ops:
+        if not domain or domain.startswith(_STANDARD_DOMAINS) or domain in custom:
+            continue
+        if (domain, op_type) not in header.functions:
+            raise SessionError(
+                f"{where}: operator {op_type} of domain {domain!r} has no body in the file, so ONNX Runtime cannot run "
+                f"it; export with fusion_onnx.export, which attaches bodies, or with inline='all' (if a library of "
+                f"custom operators brings it: custom_domains=[{domain!r}])"
+            )
+
+
+def _check_external(header: ModelHeader, where: str, *, trust_options: bool) -> None:
+    if not header.external_files:
+        return
+    if header.path is None:
+        if not trust_options:  # options may name the folder
+            raise SessionError(f"{where} has weights in {', '.join(header.external_files)}; give its path, not bytes")
+        return
+    folder = os.path.dirname(os.path.abspath(header.path))
+    for name in header.external_files:
+        if not os.path.isfile(os.path.join(folder, name)):
+            raise SessionError(f"{where}: its weights file {name!r} is not beside it in {folder!r}; copy it there")
+
+
+def _check_bfloat16(header: ModelHeader, providers: list[str], where: str) -> None:
+    names = [info.name for info in (*header.inputs, *header.outputs) if info.dtype == "bfloat16"]
+    if names and providers == [CPU]:
+        raise SessionError(
+            f"{where}: {', '.join(names)}: bfloat16, for which the CPU provider has no kernels; "
+            f'export in float32 or float16, or use providers="cuda"'
+        )

@@ -1,0 +1,99 @@
+"""All that touches torch, and only if the caller has brought it: it is looked up, never imported."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._errors import InputError
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a torch tensor."""
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor_type is not None and isinstance(value, tensor_type)
+
+
+def dtype_name(tensor: Any) -> str:
+    """Such as "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def plain(tensor: Any) -> Any:
+    """The tensor as plain memory: detached, strided, contiguous, conjugation and negation done. A view if it can be.
+
+    Raises:
+        TypeError: the tensor is sparse, or has no memory (the meta device).
+    """
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"its layout is {tensor.layout}; make it dense: .to_dense()")
+    if tensor.device.type == "meta":
+        raise TypeError("it is on the meta device and holds no values")
+    tensor = tensor.detach()
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+def from_arrays(outputs: Sequence[Any]) -> list[Any]:
+    """Outputs as CPU tensors that share the arrays' memory; what torch has no dtype for (strings) stays as it is."""
+    torch = sys.modules["torch"]
+    return [torch.from_numpy(out) if isinstance(out, np.ndarray) and out.dtype.kind != "O" else out for out in outputs]
+
+
+def run_bound(ort: Any, session: Any, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
+    """Run on tensors where they lie, and leave the results there: on the GPU of the inputs, else on the CPU.
+
+    The binding is made for this call: one that threads share crashes. The tensors in ``feeds`` live until the end.
+
+    Raises:
+        InputError: the tensors lie on several devices, or on one that ONNX Runtime cannot read.
+    """
+    torch = sys.modules["torch"]
+    devices = {value.device for value in feeds.values() if is_tensor(value) and value.device.type != "cpu"}
+    if len(devices) > 1:
+        raise InputError(f"inputs lie on several devices: {', '.join(sorted(map(str, devices)))}; use one")
+    device = devices.pop() if devices else torch.device("cpu")
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        if is_tensor(value):
+            binding.bind_ortvalue_input(name, _ort_value(ort, name, value))
+        else:
+            binding.bind_cpu_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, device.type, device.index or 0)
+    if device.type == "cuda":
+        # ONNX Runtime works on a stream of its own, which does not wait for the kernels that still write the inputs
+        torch.cuda.current_stream(device).synchronize()
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    return [_from_ort_value(torch, value) for value in binding.get_outputs()]
+
+
+class _BoolAsBytes:
+    """DLPack's own bool is unknown to ONNX Runtime's reader; it takes bytes from an object whose dtype says bool."""
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, tensor: Any) -> None:
+        self._bytes = tensor.view(sys.modules["torch"].uint8)
+
+    def __dlpack__(self) -> Any:
+        return self._bytes.__dlpack__()
+
+
+def _ort_value(ort: Any, name: str, tensor: Any) -> Any:
+    try:
+        return ort.OrtValue.from_dlpack(_BoolAsBytes(tensor) if dtype_name(tensor) == "bool" else tensor)
+    except (RuntimeError, TypeError, BufferError) as error:
+        raise InputError(f"{name}: ONNX Runtime cannot read this tensor on {tensor.device}: {error}") from error
+
+
+def _from_ort_value(torch: Any, value: Any) -> Any:
+    if not value.is_tensor() or value.data_type() == "tensor(string)":
+        return value.numpy()
+    tensor = torch.from_dlpack(value)
+    is_bool = value.data_type() == "tensor(bool)" and tensor.dtype is not torch.bool
+    return tensor.view(torch.bool) if is_bool else tensor

@@ -1,0 +1,109 @@
+"""Protobuf's wire format, read and written: just enough for the header of a model.
+
+A message is a row of fields, each a varint tag ``number << 3 | type`` and a value. Reading works on offsets into
+one buffer (bytes, or a memory-mapped file): what nobody asks for, the weights above all, is stepped over.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
+
+
+class Buffer(Protocol):
+    """What the reader needs of bytes and of ``mmap``."""
+
+    def __len__(self) -> int:
+        """The number of bytes."""
+
+    def __getitem__(self, key: slice, /) -> bytes:
+        """The bytes of a slice, copied."""
+
+
+class WireError(ValueError):
+    """The bytes are not a well-formed message; the message says where."""
+
+
+class Message:
+    """The bytes ``start`` to ``end`` of a buffer, read as one message."""
+
+    __slots__ = ("buffer", "end", "start")
+
+    def __init__(self, buffer: Buffer, start: int = 0, end: int | None = None) -> None:
+        self.buffer = buffer
+        self.start = start
+        self.end = len(buffer) if end is None else end
+
+    def fields(self) -> Iterator[tuple[int, "int | Message"]]:
+        """Yield (field number, value): an int for a varint, a Message for bytes; fixed-size values are left out.
+
+        Every step moves forward, so this ends on any input.
+
+        Raises:
+            WireError: a field is malformed or runs past the end.
+        """
+        at = self.start
+        while at < self.end:
+            begin = at
+            tag, at = self._varint(at)
+            number, kind = tag >> 3, tag & 7
+            if number == 0:
+                raise WireError(f"byte {begin}: no field has number 0")
+            if kind == VARINT:
+                value, at = self._varint(at)
+                yield number, value
+                continue
+            if kind == BYTES:
+                size, at = self._varint(at)
+            elif kind in _FIXED_SIZE:
+                size = _FIXED_SIZE[kind]
+            else:
+                raise WireError(f"byte {begin}: wire type {kind} is not used by ONNX")
+            if size > self.end - at:
+                raise WireError(f"byte {begin}: field {number} wants {size} bytes, {self.end - at} are left")
+            if kind == BYTES:
+                yield number, Message(self.buffer, at, at + size)
+            at += size
+
+    def raw(self) -> bytes:
+        """The message's bytes, copied."""
+        return self.buffer[self.start : self.end]
+
+    def text(self) -> str:
+        """The message's bytes as text.
+
+        Raises:
+            WireError: they are not UTF-8.
+        """
+        try:
+            return str(self.raw(), "utf-8")
+        except UnicodeDecodeError as error:
+            raise WireError(f"byte {self.start}: a name is not UTF-8") from error
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        chunk = self.buffer[at : min(at + 10, self.end)]
+        value = 0
+        for count, byte in enumerate(chunk):
+            value |= (byte & 0x7F) << (7 * count)
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
+        raise WireError(f"byte {at}: a number does not end")
+
+
+def encode_varint(value: int) -> bytes:
+    """The varint of an int >= 0."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode(number: int, value: int | str | bytes) -> bytes:
+    """One field: an int as a varint, text or bytes (a nested message) with their length."""
+    if isinstance(value, int):
+        return encode_varint(number << 3 | VARINT) + encode_varint(value)
+    payload = value.encode() if isinstance(value, str) else value
+    return encode_varint(number << 3 | BYTES) + encode_varint(len(payload)) + payload

@@ -1,0 +1,190 @@
+"""Providers: what was asked for is what runs, or an error says why."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fusion_onnx.runtime import Session, SessionError, _ort, _probe, _providers, available_providers, diagnose
+from fusion_onnx.runtime._probe import CPU, CUDA, TENSORRT, ProviderStatus, tiny_model
+
+X = np.ones(1, np.float32)
+
+
+@pytest.fixture
+def no_cuda():
+    if _probe.probe(CUDA).starts:
+        pytest.skip("CUDA starts here")
+
+
+@pytest.mark.parametrize("asked", ["cpu", "CPU", CPU, ["cpu"], [CPU], [("cpu", {})], (("cpu", {}),)])
+def test_the_cpu_by_each_of_its_names(asked):
+    session = Session(tiny_model(), asked)
+    assert session.providers == [CPU]
+    assert session.run(X)[0] == 2
+
+
+def test_auto_runs_here():
+    session = Session(tiny_model())
+    assert session.providers == ([CUDA, CPU] if _probe.probe(CUDA).starts else [CPU])
+    assert session.run(X)[0] == 2
+
+
+@pytest.mark.parametrize("asked", ["cuda", ["cuda"], ["cuda", "cpu"], [("cuda", {"device_id": 0})], CUDA])
+def test_cuda_is_never_replaced_in_silence(no_cuda, asked, capfd):
+    with pytest.raises(SessionError, match=r"CUDAExecutionProvider cannot start here: .*To fix it: "):
+        Session(tiny_model(), asked)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("cudda", r"'cudda' is not known; did you mean 'cuda'\. The installed onnxruntime holds: .*cpu"),
+        ("CUDAExecutionProvidr", "did you mean 'CUDAExecutionProvider'"),
+        ("gpu", "'gpu' is not known"),
+        (["cpu", "cpu"], "asked for twice"),
+        (["auto", "cpu"], '"auto" stands alone'),
+        ([], "providers is empty"),
+        ([("cpu",)], "neither a name nor a pair"),
+        ([3], "neither a name nor a pair"),
+        ("qnn", "QNNExecutionProvider cannot start here: the installed onnxruntime.* was built without it"),
+    ],
+)
+def test_a_wrong_provider_is_an_error(asked, text):
+    with pytest.raises(SessionError, match=text):
+        Session(tiny_model(), asked)
+
+
+def fake_ort(**changes):
+    known = [TENSORRT, CUDA, CPU]
+    return SimpleNamespace(
+        **{"get_all_providers": lambda: known, "get_available_providers": lambda: known, **changes}, __name__="fake"
+    )
+
+
+def starts_all(monkeypatch):
+    monkeypatch.setattr(_providers, "probe", lambda name: ProviderStatus(name, "", True))
+
+
+def test_the_plan_where_cuda_starts(monkeypatch):
+    starts_all(monkeypatch)
+    auto, alone, both, user = (
+        _providers.plan(fake_ort(), asked)
+        for asked in ("auto", "cuda", ["cuda", "cpu"], [("cuda", {"use_tf32": 1, "device_id": 1})])
+    )
+    assert auto == both
+    assert both.names == [CUDA, CPU]
+    assert not both.strict
+    assert alone == _providers.Plan([(CUDA, {"use_tf32": 0})], strict=True)
+    assert user.providers == [(CUDA, {"use_tf32": 1, "device_id": 1})]
+
+
+def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
+    """The real ONNX Runtime, made to believe that CUDA starts: it does drop it without a word."""
+    starts_all(monkeypatch)
+    if _probe.probe(CUDA).starts or CUDA not in _ort.load().get_available_providers():
+        pytest.skip("needs a wheel with CUDA on a machine without")
+    with pytest.raises(SessionError, match="started the session without CUDAExecutionProvider"):
+        Session(tiny_model(), ["cuda", "cpu"])
+    with pytest.raises(SessionError, match=r"some nodes have no kernel on CUDA.*providers=\['cuda', 'cpu'\]"):
+        Session(tiny_model(), "cuda")
+
+
+def test_diagnose_starts_each_provider():
+    statuses = {status.name: status for status in diagnose()}
+    assert set(statuses) == set(_ort.load().get_available_providers())
+    assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
+    for status in statuses.values():
+        assert status.starts != bool(status.reason and status.fix)
+    assert available_providers() == [name for name, status in statuses.items() if status.starts]
+
+
+def test_diagnose_is_quiet():
+    code = "from fusion_onnx.runtime import diagnose; assert diagnose()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_reasons_without_a_driver(monkeypatch):
+    fresh = _probe.probe.__wrapped__
+    monkeypatch.setattr(_probe, "_driver_problem", lambda: "no driver")
+    assert fresh(CUDA).reason == "no driver"
+    without = fake_ort(get_available_providers=lambda: [CPU], package_name="onnxruntime", __version__="1")
+    monkeypatch.setattr(_ort, "load", lambda: without)
+    assert "built without it" in fresh(CUDA).reason
+    assert "fusion-onnx[gpu]" in fresh(CUDA).fix
+
+
+def test_the_reason_with_a_driver_and_without_libraries(monkeypatch, capfd):
+    if _probe.probe(CUDA).starts or CUDA not in _ort.load().get_available_providers():
+        pytest.skip("needs a wheel with CUDA on a machine without")
+    monkeypatch.setattr(_probe, "_driver_problem", lambda: "")
+    status = _probe.probe.__wrapped__(CUDA)
+    assert not status.starts
+    assert "libcublas" in status.reason
+    assert 'pip install "fusion-onnx[gpu]"' in status.fix
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_tiny_model_is_valid():
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(onnx.load_from_string(tiny_model()), full_check=True)
+
+
+def test_threads_and_options():
+    ort = _ort.load()
+    options = ort.SessionOptions()
+    session = Session(tiny_model(), "cpu", threads=1, session_options=options)
+    assert options.intra_op_num_threads == 1
+    assert session.run(X)[0] == 2
+    with pytest.raises(ValueError, match="threads is 0"):
+        Session(tiny_model(), threads=0)
+    with pytest.raises(TypeError, match="thread"):
+        Session(tiny_model(), thread=1)
+
+
+def test_providers_that_the_options_hold_are_taken():
+    ort = _ort.load()
+    options = ort.SessionOptions()
+    [device] = [d for d in ort.get_ep_devices() if d.ep_name == CPU]
+    options.add_provider_for_devices([device], {})
+    session = Session(tiny_model(), session_options=options)
+    assert session.providers == [CPU]
+    assert session.run(X)[0] == 2
+
+
+@pytest.mark.parametrize(("set_to", "expected"), [(None, "1"), ("0", "0"), ("", "")])
+def test_telemetry_is_off_unless_the_user_decides(monkeypatch, set_to, expected):
+    import os
+
+    if set_to is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    else:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", set_to)
+    seen = []
+    fake = ModuleType("onnxruntime")
+    fake.InferenceSession = object
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(
+        "importlib.import_module", lambda name: seen.append(os.environ.get("ORT_DISABLE_TELEMETRY")) or fake
+    )
+    assert _ort.load() is fake
+    assert seen == [expected]
+
+
+def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    with pytest.raises(ImportError, match=r"not installed; install one of: .*\[cpu\].*\[gpu\].*never both"):
+        _ort.load()
+
+
+def test_half_an_onnxruntime_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(ImportError, match=r"installed in part .*pip uninstall"):
+        _ort.load()
