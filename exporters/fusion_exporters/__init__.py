@@ -1,0 +1,6 @@
+"""From PyTorch to ONNX: every fusion one named node, with its decomposition attached as a function."""
+
+from fusion_exporters.exporter import ExportResult, export
+from fusion_exporters.inputs import ExportError, VerificationError
+
+__all__ = ["ExportError", "ExportResult", "VerificationError", "export"]

@@ -1,0 +1,147 @@
+"""A fusion's decomposition as an ONNX function: traced once, named after all that its operators depend on."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import build_function
+from onnxscript._internal.builder import OpBuilder, make_value
+
+from fusion_onnx.contract import DOMAIN, Fusion
+
+_LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+class Operators:
+    """What `decompose` gets as `op`: `op.Add(x, y)` adds a node; `rank` and `constant` tell what it works on."""
+
+    def __init__(self, builder: OpBuilder, rank: int, dtype: ir.DataType) -> None:
+        self._builder = builder
+        self._rank = rank
+        self.dtype = dtype
+        self.asked_rank = False
+
+    @property
+    def rank(self) -> int:
+        """The inputs' number of axes. A body that asks for it is valid for this rank only, and so named."""
+        self.asked_rank = True
+        return self._rank
+
+    def constant(self, value: Any) -> ir.Value:
+        """Return numbers as a constant of the type that is computed in."""
+        return self._tensor(np.asarray(value, dtype=self.dtype.numpy()))
+
+    def integers(self, values: Sequence[int]) -> ir.Value:
+        """Return whole numbers (shapes, sizes, axes) as a constant."""
+        return self._tensor(np.asarray(values, dtype=np.int64))
+
+    def _tensor(self, array: Any) -> ir.Value:
+        value: ir.Value = self._builder.Constant(value=ir.tensor(array))
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._builder, name)
+
+
+def build_body(
+    fusion: Fusion, inputs: Sequence[ir.Value], count: int, buffers: Sequence[str], opset: int
+) -> ir.Function:
+    """Return the ONNX function of a fusion for a node with these inputs, the first `count` of which are fused.
+
+    The function's inputs are x1 ... xk, the fusion's buffers, and w; its output is y. float16 and bfloat16 are
+    computed in float32 and rounded once at the end, as eager execution does, unless the fusion does no arithmetic.
+    """
+    first = inputs[0]
+    assert first.dtype is not None and first.shape is not None
+    dtype, rank = first.dtype, len(first.shape)
+    widen = dtype in _LOW_PRECISION and not fusion.exact
+    names = [f"x{i}" for i in range(1, count + 1)] + list(buffers)
+    names += ["w"] * (len(inputs) - len(names))
+    asked_rank = False
+
+    def trace(builder: OpBuilder, *values: ir.Value) -> Any:
+        nonlocal asked_rank
+        op = Operators(builder, rank, ir.DataType.FLOAT if widen else dtype)
+        if widen:
+            values = tuple(builder.Cast(v, to=ir.DataType.FLOAT.value) for v in values)
+        held = count + len(buffers)
+        w = values[held] if len(values) > held else None
+        y = fusion.decompose(op, list(values[:count]), w, *values[count:held])
+        if widen:
+            y = builder.Cast(y, to=dtype.value)
+        elif any(y is v for v in values):
+            y = builder.Identity(y)
+        asked_rank = op.asked_rank
+        return y
+
+    formal = [make_value(name, _typed(v)) for name, v in zip(names, inputs, strict=True)]
+    body: ir.Function = build_function(
+        trace,
+        formal,
+        domain=DOMAIN,
+        name=fusion.strategy(),
+        attributes=[ir.Attr("config", ir.AttributeType.STRING, None)],
+        opset_imports={"": opset},
+    )
+    body.name = function_name(fusion, count, dtype, rank if asked_rank else None)
+    _tidy(body)
+    return body
+
+
+def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | None) -> str:
+    """Return a name that carries all that a body depends on: strategy, widths or k, options, dtype, rank.
+
+    `median_k3`, `low_rank_concatenation_4_6_2_n5_r2`, `sum_k2_float16`, `kronecker_concatenation_4_4_p2_q2_rank3`.
+    """
+    assert fusion._record is not None
+    options = json.loads(fusion._record)["function_parameters"]
+    dims = options.pop("dims", None)
+    parts = [fusion.strategy()]
+    parts += [str(d) for d in dims] if fusion.needs_dims and dims and count <= 8 else [f"k{count}"]
+    if fusion.needs_dims and dims and count > 8:
+        parts.append("d" + _digest(dims))
+    defaults = {name: parameter.default for name, parameter in fusion.options().items()}
+    for key, value in options.items():
+        if isinstance(value, bool):
+            parts += [key] if value != defaults[key] else []
+        elif isinstance(value, int) and value >= 0:
+            parts.append(f"{key}{value}")
+        elif value != defaults[key]:
+            parts.append(value if isinstance(value, str) and value.isidentifier() else f"{key}_{_digest(value)}")
+    if dtype != ir.DataType.FLOAT:
+        parts.append({"DOUBLE": "float64"}.get(dtype.name, dtype.name.lower()))
+    if rank is not None and rank != 2:
+        parts.append(f"rank{rank}")
+    return re.sub(r"\W", "_", "_".join(parts))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _typed(value: ir.Value) -> ir.TypeAndShape:
+    """Return the type without the shape: a body serves every batch size."""
+    assert value.dtype is not None
+    return ir.TypeAndShape(ir.TensorType(value.dtype), None)
+
+
+def _tidy(body: ir.Function) -> None:
+    """Name nodes and values by what they do, so that profiles and Netron can be read."""
+    counts: dict[str, int] = {}
+    held = {id(v) for v in body.inputs}
+    for node in body:
+        operator = node.op_type.lower()
+        counts[operator] = counts.get(operator, 0) + 1
+        node.name = f"{operator}_{counts[operator]}"
+        node.metadata_props.clear()
+        for i, value in enumerate(node.outputs):
+            if id(value) not in held:
+                value.name = node.name if len(node.outputs) == 1 else f"{node.name}_{i + 1}"
+            value.metadata_props.clear()
+            value.shape = None
+    if body.outputs and id(body.outputs[0]) not in held:
+        body.outputs[0].name = "y"

@@ -1,0 +1,239 @@
+"""`export`: from a PyTorch module with fusions in it to a verified ONNX file."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+
+import fusion_onnx
+from fusion_exporters import graph
+from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
+from fusion_onnx.contract import Fusion
+from fusion_onnx.errors import FusionError
+from fusion_onnx.runtime import SessionError
+from fusion_onnx.verification import Verdict, verify
+
+OPSETS = range(18, 27)
+DEFAULT_OPSET = 18
+MAX_BYTES = 2**31 - 1
+# `export(verify=...)` hides the function of that name
+_verify = verify
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` made: where it is (None if kept in memory), the model, and the verdict (None if not verified)."""
+
+    path: Path | None
+    model: onnx.ModelProto
+    verdict: Verdict | None
+
+    def __repr__(self) -> str:
+        where = self.path or "in memory"
+        verdict = "not verified" if self.verdict is None else repr(self.verdict)
+        return f"ExportResult({where}, {self.model.ByteSize()} bytes, {verdict})"
+
+
+def export(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    dynamic: Any = "batch",
+    opset: int = DEFAULT_OPSET,
+    inline: str = "none",
+    verify: bool = True,
+    providers: Any = "cpu",
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> ExportResult:
+    """Export a bare fusion, or any module with fusions in it, to ONNX; verify it; write it.
+
+    Each fusion becomes one node of the domain `fusion_onnx` with its config as an attribute, and its decomposition
+    into standard operators attached as a model-local function. The module is exported in eval mode.
+
+    Args:
+        module: any torch.nn.Module.
+        example_inputs: a tuple of the positional arguments of its forward; for a bare fusion `([x1, x2],)`, with its
+            parameters `([x1, x2], w)`.
+        path: the file to write; None keeps the model in memory.
+        dynamic: which axes are dynamic: "batch" (the default: axis 0 of every input of rank 2 or more), None for
+            static shapes, or a mapping from input names to `{axis: name}`.
+        opset: of the standard operators, 18 to 26.
+        inline: "none" keeps the fusions' nodes; "all" puts their bodies in place of them, for runtimes without
+            support for functions.
+        verify: compare with eager execution, at the example's batch size and at others, and refuse to leave a file
+            that differs.
+        providers: where it is verified, as `Session` takes them.
+        input_names: names for the graph's inputs, by default those of forward's parameters; x1, x2, ... for a list x.
+        output_names: names for its outputs; by default y, or y1, y2, ....
+        overwrite: whether a file that exists may be replaced.
+
+    Returns:
+        ExportResult with `.path`, `.model` and `.verdict`.
+
+    Raises:
+        ExportError: (a ValueError) the module cannot be exported as asked, or what came out differs from it.
+        FusionError: the inputs break a fusion's contract.
+        FileExistsError, FileNotFoundError: the file is there already; its folder is not.
+    """
+    target = None if path is None else _target(path, overwrite)
+    _check(module, opset, inline)
+    with _evaluating(module):
+        inputs = signature(module, example_inputs, dynamic, input_names)
+        model = _translate(module, inputs, opset, output_names)
+        graph.check_axes(model, inputs.names, inputs.axes)
+        graph.attach_bodies(model, module)
+        graph.tidy(model)
+        if inline == "all":
+            model = graph.inlined(model)
+        graph.describe(model, _facts(module))
+        verdict = _verified(module, model, inputs, providers) if verify else None
+    if verdict is not None:
+        if not verdict.passed:
+            raise VerificationError(verdict)
+        graph.describe(model, {"verification": verdict.summary()})
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    if target is not None:
+        _write(target, proto)
+    return ExportResult(target, proto, verdict)
+
+
+def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, providers: Any) -> Verdict:
+    try:
+        return _verify(module, ir.to_proto(model).SerializeToString(), inputs.args, providers)
+    except SessionError as error:
+        raise ExportError(f"cannot be verified here: {error} Or pass verify=False to export it unverified.") from error
+
+
+def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first.")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; name a file in it.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; pass overwrite=True (--overwrite on the command line) to replace it.")
+    return target
+
+
+def _check(module: Any, opset: Any, inline: Any) -> None:
+    if not isinstance(module, torch.nn.Module):
+        raise ExportError(f"export takes a torch.nn.Module; got {type(module).__name__}.")
+    if opset not in OPSETS or isinstance(opset, bool):
+        raise ExportError(f"opset is {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}.")
+    if inline not in ("none", "all"):
+        raise ExportError(f'inline is "none" or "all"; got {inline!r}.')
+
+
+@contextlib.contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Put the module into eval mode, and every part of it back into the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
+    with torch.no_grad():
+        outputs = module(*inputs.args)  # what is wrong with the inputs shows here, in the module's own words
+    if isinstance(outputs, torch.Tensor) and any(outputs is leaf for leaf in inputs.args):
+        raise ExportError("the module returns its input unchanged; there is nothing to export.")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs.args,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=inputs.names,
+                output_names=output_names(outputs, names),
+                dynamic_shapes=inputs.dynamic_shapes(),
+                custom_translation_table=graph.translations(),
+            )
+    except (FusionError, ExportError):
+        raise
+    except Exception as error:
+        raise ExportError(_reason(error, inputs)) from error
+    assert program is not None
+    return program.model
+
+
+def _reason(error: BaseException, inputs: Signature) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause).strip()
+    asked = {name: axes for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
+    if "specialized" in text or "Constraints violated" in text or "ConstraintViolation" in type(cause).__name__:
+        lines = [line.strip() for line in text.splitlines() if "specialized" in line or "not all values" in line]
+        return (
+            f"the module fixes an axis that was to be dynamic ({asked}): {' '.join(lines) or text}\\n"
+            "Take sizes from x.shape inside forward, not from numbers; or name the dynamic axes with dynamic=."
+        )
+    return f"torch could not export {type(cause).__name__}: {text[:2000]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's notes on its own insides (absent torchvision, merged axis names) from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
+    fusions = {}
+    for path, part in module.named_modules():
+        if isinstance(part, Fusion):
+            try:
+                fusions[path or part.name] = part.to_config()
+            except FusionError as error:  # a callable without a name: the graph holds what it does
+                fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
+    return {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
+
+
+def _write(target: Path, proto: onnx.ModelProto) -> None:
+    """Write through a temporary file beside the target, so that no reader ever sees half a model."""
+    if proto.ByteSize() > MAX_BYTES:
+        raise ExportError(f"the model has {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}.")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(proto.SerializeToString(deterministic=True))
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

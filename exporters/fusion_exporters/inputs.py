@@ -1,0 +1,187 @@
+"""What goes in and out of the exported graph: names, example inputs fit for tracing, dynamic axes."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fusion_onnx.contract import Fusion
+from fusion_onnx.verification import Verdict
+
+Axes = dict[int, str]
+
+
+class ExportError(ValueError):
+    """A module that cannot be exported as asked; nothing is written."""
+
+
+class VerificationError(ExportError):
+    """The exported model differs from eager execution; `verdict` says where. Nothing is written."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"the exported model differs from eager execution; nothing is written.\n{verdict}")
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The graph's inputs: the example arguments, and for each tensor among them its name and its dynamic axes."""
+
+    args: tuple[Any, ...]
+    names: list[str]
+    axes: list[Axes]
+
+    def dynamic_shapes(self) -> tuple[Any, ...]:
+        """Return the axes in the nesting of the arguments, as torch.onnx.export takes them."""
+        leaves, spec = pytree.tree_flatten(self.args)
+        axes = iter(self.axes)
+        shapes = [dict(next(axes)) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
+        nested: tuple[Any, ...] = pytree.tree_unflatten(shapes, spec)
+        return nested
+
+
+def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names: Sequence[str] | None) -> Signature:
+    """Check the example inputs and name what is in them.
+
+    A list argument `x` of tensors becomes x1, x2, ...; a mapping `m` becomes m_key. The example's dynamic axes are
+    brought to size 2 where they are 0 or 1, since tracing takes those two sizes for constants.
+    """
+    if isinstance(example_inputs, torch.Tensor):
+        example_inputs = (example_inputs,)
+    if not isinstance(example_inputs, (tuple, list)):
+        raise ExportError(
+            "example_inputs is a tuple of the module's positional arguments; got "
+            f"{type(example_inputs).__name__}. For a bare fusion: ([x1, x2],)."
+        )
+    args = tuple(example_inputs)
+    _refuse_aliases(args)
+    found = _leaf_names(module, args)
+    if names is not None:
+        if len(names) != len(found):
+            raise ExportError(f"input_names: the example has {len(found)} tensors, {found}; got {list(names)}.")
+        found = list(names)
+    if len(set(found)) != len(found):
+        raise ExportError(f"two inputs have one name, {found}; give input_names.")
+    leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+    if not leaves:
+        raise ExportError("example_inputs holds no tensor.")
+    axes = _axes(module, args, dynamic, found, leaves)
+    return Signature(_enlarged(args, found, axes), found, axes)
+
+
+def output_names(outputs: Any, names: Sequence[str] | None) -> list[str]:
+    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping."""
+    leaves = pytree.tree_leaves(outputs)
+    if names is not None:
+        if len(names) != len(leaves):
+            raise ExportError(f"output_names: the module returns {len(leaves)} tensors; got {list(names)}.")
+        return list(names)
+    if isinstance(outputs, Mapping) and len(outputs) == len(leaves):
+        return [str(key) for key in outputs]
+    return ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
+
+
+def _refuse_aliases(args: tuple[Any, ...]) -> None:
+    seen: dict[int, int] = {}
+    for i, leaf in enumerate(pytree.tree_leaves(args), 1):
+        if isinstance(leaf, torch.Tensor) and seen.setdefault(id(leaf), i) != i:
+            raise ExportError(
+                f"example inputs {seen[id(leaf)]} and {i} are the same tensor object; tracing would make one graph "
+                "input of them. Give distinct tensors: x.clone()."
+            )
+
+
+def _leaf_names(module: torch.nn.Module, args: tuple[Any, ...]) -> list[str]:
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    names: list[str] = []
+    for i, arg in enumerate(args):
+        parameter = parameters[min(i, len(parameters) - 1)] if parameters else None
+        if parameter is None or (i >= len(parameters) and parameter.kind is not parameter.VAR_POSITIONAL):
+            raise ExportError(
+                f"{type(module).__name__}.forward takes {len(parameters)} arguments; example_inputs has {len(args)}."
+            )
+        if parameter.kind is parameter.VAR_POSITIONAL and isinstance(arg, torch.Tensor):
+            names.append(f"{parameter.name}{i - len(parameters) + 2}")
+        else:
+            names += _names_within(parameter.name, arg)
+    return names
+
+
+def _names_within(name: str, value: Any) -> list[str]:
+    if isinstance(value, torch.Tensor):
+        return [name]
+    if isinstance(value, Mapping):
+        return [found for key, item in value.items() for found in _names_within(f"{name}_{key}", item)]
+    if isinstance(value, (list, tuple)):
+        return [found for i, item in enumerate(value, 1) for found in _names_within(f"{name}{i}", item)]
+    return []
+
+
+def _axes(
+    module: torch.nn.Module, args: tuple[Any, ...], dynamic: Any, names: list[str], leaves: list[torch.Tensor]
+) -> list[Axes]:
+    if dynamic is None or dynamic is False:
+        return [{} for _ in leaves]
+    if isinstance(dynamic, str):
+        # the last axis holds the features, so a tensor of rank 1 has no batch; nor have a fusion's parameters
+        parameters = args[1] if isinstance(module, Fusion) and len(args) > 1 else None
+        return [{0: dynamic} if t.ndim >= 2 and t is not parameters else {} for t in leaves]
+    if isinstance(dynamic, Mapping):
+        unknown = [key for key in dynamic if key not in names]
+        if unknown:
+            raise ExportError(f"dynamic names {unknown}, which are no inputs; the inputs are {names}.")
+        given = [dynamic.get(name) for name in names]
+    elif isinstance(dynamic, (tuple, list)) and len(dynamic) == len(leaves):
+        given = list(dynamic)
+    else:
+        raise ExportError(
+            'dynamic is "batch" (axis 0 of every input), None (all static), a mapping {input: {axis: name}}, or one '
+            f"{{axis: name}} for each of the inputs {names}; got {dynamic!r}."
+        )
+    return [_one_input(name, one, leaf) for name, one, leaf in zip(names, given, leaves, strict=True)]
+
+
+def _one_input(name: str, given: Any, leaf: torch.Tensor) -> Axes:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        pairs = dict(given)
+    elif isinstance(given, (list, tuple)):
+        pairs = {axis: one for axis, one in enumerate(given) if one is not None}
+    else:
+        raise ExportError(f"dynamic[{name!r}] is a mapping {{axis: name}}; got {given!r}.")
+    axes: Axes = {}
+    for axis, axis_name in pairs.items():
+        if not isinstance(axis, int) or not -leaf.ndim <= axis < leaf.ndim:
+            raise ExportError(f"dynamic[{name!r}]: axis {axis!r} is not one of the {leaf.ndim} axes of {name}.")
+        if not isinstance(axis_name, str) or not axis_name.isidentifier():
+            raise ExportError(f"dynamic[{name!r}]: an axis has a name, such as 'batch'; got {axis_name!r}.")
+        axes[axis % leaf.ndim] = axis_name
+    return axes
+
+
+def _enlarged(args: tuple[Any, ...], names: list[str], axes: list[Axes]) -> tuple[Any, ...]:
+    leaves, spec = pytree.tree_flatten(args)
+    index = iter(range(len(names)))
+    where = {i: next(index) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)}
+    sizes: dict[str, tuple[str, int]] = {}
+    for i, n in where.items():
+        leaf = leaves[i].detach()
+        for axis, axis_name in axes[n].items():
+            first, size = sizes.setdefault(axis_name, (names[n], leaf.shape[axis]))
+            if size != leaf.shape[axis]:
+                raise ExportError(
+                    f"axis {axis_name!r} has one size: {first} has {size}, {names[n]} has {leaf.shape[axis]}."
+                )
+            if leaf.shape[axis] == 0:
+                shape = list(leaf.shape)
+                shape[axis] = 2
+                leaf = leaf.new_zeros(shape)
+            elif leaf.shape[axis] == 1:
+                leaf = torch.cat([leaf, leaf], dim=axis)
+        leaves[i] = leaf
+    enlarged: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
+    return enlarged

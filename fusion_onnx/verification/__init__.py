@@ -1,0 +1,6 @@
+"""Proof that an exported model computes what eager execution does."""
+
+from fusion_onnx.verification.eager import verify
+from fusion_onnx.verification.verdict import Finding, Verdict
+
+__all__ = ["Finding", "Verdict", "verify"]

@@ -1,0 +1,113 @@
+"""A verdict: what was compared, what was found, and whether all of it passed; for people and for machines."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One output at one batch size.
+
+    failed: the first check that failed (count, dtype, shape, nan, inf, error), empty where all passed; error and
+    tolerance: the largest |model - eager| and what was allowed there; ratio: the largest error / tolerance; at: the
+    entry with that ratio.
+    """
+
+    case: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str
+    failed: str
+    detail: str
+    error: float
+    tolerance: float
+    ratio: float
+    at: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return not self.failed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings for every output at every batch size; true where all passed."""
+
+    findings: tuple[Finding, ...]
+    providers: tuple[str, ...]
+    rule: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output passed at every batch size."""
+        return bool(self.findings) and all(finding.passed for finding in self.findings)
+
+    @property
+    def max_error(self) -> float:
+        """The largest |model - eager| over all outputs and batch sizes."""
+        return max((finding.error for finding in self.findings), default=0.0)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def summary(self) -> dict[str, Any]:
+        """Return what goes into the model's metadata."""
+        return {
+            "passed": self.passed,
+            "cases": sorted({finding.case for finding in self.findings}),
+            "providers": list(self.providers),
+            "max_error": float(f"{self.max_error:.3g}"),
+            "max_ratio": float(f"{max((f.ratio for f in self.findings), default=0.0):.3g}"),
+            "tolerance": self.rule,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all findings as plain data."""
+        findings = [{**asdict(f), "passed": f.passed, "shape": list(f.shape), "at": list(f.at)} for f in self.findings]
+        return {**self.summary(), "findings": findings}
+
+    def to_json(self) -> str:
+        """Return all findings as JSON."""
+        return json.dumps(_finite(self.to_dict()), indent=2)
+
+    def table(self) -> "Table":
+        """Return a rich table of the findings."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        title = f"verification on {', '.join(self.providers)}: {'passed' if self.passed else 'FAILED'}"
+        table = Table(title=title, caption=f"tolerance: {self.rule}", title_style="bold green" if self else "bold red")
+        for heading in ("case", "output", "shape", "dtype"):
+            table.add_column(heading)
+        for heading in ("error", "allowed", "ratio"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("verdict", overflow="fold")
+        for f in self.findings:
+            verdict = "[green]equal[/]" if f.passed else f"[red]{f.failed}[/]: {escape(f.detail)}"
+            numbers = (f"{f.error:.2e}", f"{f.tolerance:.2e}", f"{f.ratio:.2f}")
+            table.add_row(f.case, f.output, escape(str(list(f.shape))), f.dtype, *numbers, verdict)
+        return table
+
+    def __str__(self) -> str:
+        lines = [f"{'passed' if self.passed else 'FAILED'} on {', '.join(self.providers)}; tolerance: {self.rule}"]
+        for f in self.findings:
+            what = "equal" if f.passed else f"{f.failed}: {f.detail}"
+            lines.append(f"  {f.case}, {f.output} {list(f.shape)} {f.dtype}: {what} (largest error {f.error:.3g})")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Verdict({'passed' if self.passed else 'FAILED'}, largest error {self.max_error:.3g})"
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no word for: NaN and infinities become text."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
