@@ -1,0 +1,319 @@
+"""The command line, `fusion-onnx`: list, export, run, verify, inspect, doctor.
+
+Exit codes: 0 fine, 1 a verdict failed, 2 the request was wrong or cannot be met.
+"""
+
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import fusion_onnx
+
+app = typer.Typer(
+    name="fusion-onnx",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fusions of tensors, from PyTorch to ONNX and ONNX Runtime.\n\n"
+    "Example: [bold]fusion-onnx export models/digits.py:build -o digits.onnx[/]",
+)
+out = Console()
+err = Console(stderr=True)
+_TRACE = "FUSION_ONNX_TRACE"  # set it to see the whole trace of an error
+
+FAILED, USAGE = 1, 2
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option("--provider", "-p", help="auto, cpu, cuda, or a provider's full name; repeat it for an order."),
+]
+TargetName = Annotated[str, typer.Argument(help="path/to/file.py:callable or package.module:callable")]
+ModelFile = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
+
+
+def _reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors a user can cause into one line and exit code 2; those of the program itself keep their trace."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError, ImportError, fusion_onnx.SessionError) as error:
+            if os.environ.get(_TRACE):
+                raise
+            err.print(f"[bold red]error:[/] {escape(_said(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(USAGE) from None
+
+    return wrapped
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(f"fusion-onnx {fusion_onnx.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+@_reported
+def list_strategies(as_json: Json = False) -> None:
+    """List the strategies: name, formula, n and l.
+
+    Example: [bold]fusion-onnx list[/]
+    """
+    rows = [
+        {"name": name, "formula": cls.formula, "n": cls.rule_n, "l": cls.rule_l, "tinybig": list(cls.tinybig)}
+        for name, cls in ((name, fusion_onnx.get(name)) for name in fusion_onnx.names())
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table(title="k inputs x_1 ... x_k, (..., n_i) each; D = n_1 + ... + n_k")
+    table.add_column("strategy", no_wrap=True)
+    for heading in ("output", "n", "l"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(escape(str(row[key])) for key in ("name", "formula", "n", "l")))
+    out.print(table)
+
+
+@app.command()
+@_reported
+def export(
+    target: TargetName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
+    opset: Annotated[int, typer.Option(help="Of the standard operators, 18 to 26.")] = 18,
+    inline: Annotated[str, typer.Option(help="none: a node for each fusion; all: standard operators only.")] = "none",
+    static: Annotated[bool, typer.Option("--static", help="Fix the batch size to the example's.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with eager execution.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    provider: Provider = None,
+    as_json: Json = False,
+) -> None:
+    """Export a module with fusions in it to ONNX, verified against eager execution.
+
+    Example: [bold]fusion-onnx export models/digits.py:build -o digits.onnx[/]
+    """
+    from fusion_exporters import VerificationError
+    from fusion_onnx.target import load_target
+
+    module, inputs = load_target(target)
+    try:
+        result = fusion_onnx.export(
+            module,
+            inputs,
+            output,
+            dynamic=None if static else "batch",
+            opset=opset,
+            inline=inline,
+            verify=not no_verify,
+            overwrite=overwrite,
+            providers=provider or "cpu",
+        )
+    except VerificationError as error:
+        _print_json({"path": None, "verdict": error.verdict.to_dict()}) if as_json else out.print(error.verdict.table())
+        err.print("[bold red]the exported model differs from eager execution; nothing is written.[/]")
+        raise typer.Exit(FAILED) from None
+    verdict = result.verdict
+    if as_json:
+        facts = {"path": str(result.path), "bytes": output.stat().st_size}
+        _print_json({**facts, "verdict": None if verdict is None else json.loads(verdict.to_json())})
+        return
+    if verdict is not None:
+        out.print(verdict.table())
+    out.print(f"{escape(str(result.path))}: {output.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_reported
+def run(
+    file: ModelFile,
+    inputs: Annotated[Path, typer.Option("--inputs", "-i", help="A .npz with an array for each input, by name.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz to write.")],
+    provider: Provider = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a model on the arrays of an .npz file, and write its outputs to another.
+
+    Example: [bold]fusion-onnx run digits.onnx --inputs views.npz -o logits.npz[/]
+    """
+    import numpy as np
+
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; pass --overwrite to replace it.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"the folder {output.parent} does not exist; make it first.")
+    session = fusion_onnx.Session(file, provider or "auto")
+    with np.load(inputs, allow_pickle=False) as arrays:
+        if not hasattr(arrays, "files"):
+            raise ValueError(f"{inputs} holds one array; an .npz holds one for each input, by name: np.savez.")
+        results = session.run({name: arrays[name] for name in arrays.files})
+    named = {info.name: array for info, array in zip(session.outputs, results, strict=True)}
+    with open(output, "wb") as stream:
+        np.savez(stream, **named)
+    facts = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in named.items()]
+    if as_json:
+        _print_json({"path": str(output), "providers": session.providers, "outputs": facts})
+        return
+    table = Table("output", "dtype", "shape", title=f"{output}, computed on {', '.join(session.providers)}")
+    for fact in facts:
+        table.add_row(*(escape(str(value)) for value in fact.values()))
+    out.print(table)
+
+
+@app.command()
+@_reported
+def verify(target: TargetName, file: ModelFile, provider: Provider = None, as_json: Json = False) -> None:
+    """Compare a model with the module it was exported from.
+
+    Example: [bold]fusion-onnx verify models/digits.py:build digits.onnx[/]
+    """
+    from fusion_onnx.target import load_target
+
+    module, inputs = load_target(target)
+    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu")
+    if as_json:
+        sys.stdout.write(verdict.to_json() + "\n")
+    else:
+        out.print(verdict.table())
+    if not verdict.passed:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@_reported
+def inspect(
+    file: ModelFile,
+    bodies: Annotated[bool, typer.Option("--bodies", help="Print the functions' bodies too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a model: inputs, outputs, fusions with their configs and bodies, opset, size.
+
+    Example: [bold]fusion-onnx inspect digits.onnx --bodies[/]
+    """
+    from fusion_onnx.inspection import inspect_model
+
+    found = inspect_model(file)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    header = found.header
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in header.opset_imports.items())
+    table = Table(title=escape(str(file)), show_header=False)
+    table.add_row("size", f"{header.size:,} bytes")
+    table.add_row("opsets", opsets)
+    table.add_row("producer", escape(header.producer))
+    for kind, infos in (("input", header.inputs), ("output", header.outputs)):
+        for info in infos:
+            table.add_row(kind, escape(str(info)))
+    operators = {op: n for (domain, op), n in sorted(header.ops.items()) if domain != "fusion_onnx"}
+    table.add_row("operators", ", ".join(f"{op} × {n}" if n > 1 else op for op, n in operators.items()))
+    if found.verification:
+        v = found.verification
+        verdict = "passed" if v.get("passed") else "failed"
+        table.add_row("verified", escape(f"{verdict} on {v.get('providers')}, largest error {v.get('max_error')}"))
+    out.print(table)
+    fusions = Table(title="fusions")
+    for heading in ("fusion", "function", "config"):
+        fusions.add_column(heading, overflow="fold")
+    for node in found.fusions:
+        options = node.config.get("function_parameters", {})
+        shown = ", ".join(f"{key}={value}" for key, value in options.items())
+        fusions.add_row(escape(node.name), escape(node.function), escape(shown))
+    if found.fusions:
+        out.print(fusions)
+    for path, config in {} if found.fusions else found.configs.items():
+        out.print(f"{escape(path)}: {escape(json.dumps(config))}", soft_wrap=True)
+    if bodies:
+        for body in dict.fromkeys(node.body for node in found.fusions):
+            out.print(escape(body), highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_reported
+def doctor(as_json: Json = False) -> None:
+    """Show versions, and which providers start on this machine and why the others do not.
+
+    Example: [bold]fusion-onnx doctor[/]
+    """
+    packages = ("fusion-onnx", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "onnx-ir", "onnxscript")
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    advice = []
+    if versions["onnxruntime"] and versions["onnxruntime-gpu"]:
+        advice.append("onnxruntime and onnxruntime-gpu are both installed and overwrite each other: keep one.")
+    try:
+        statuses = fusion_onnx.runtime.diagnose()
+    except ImportError as error:
+        statuses = []
+        advice.append(str(error))
+    if versions["torch"] is None or versions["onnxscript"] is None:
+        advice.append("exporting needs pip install 'fusion-onnx[export]'.")
+    if as_json:
+        providers = [{k: getattr(s, k) for k in ("name", "alias", "starts", "reason", "fix")} for s in statuses]
+        _print_json({"versions": versions, "providers": providers, "advice": advice})
+        return
+    table = Table("package", "version", title="versions")
+    for name, number in versions.items():
+        table.add_row(name, number or "[dim]not installed[/]")
+    out.print(table)
+    table = Table(title="execution providers")
+    table.add_column("provider", no_wrap=True)
+    for heading in ("starts", "why not", "what helps"):
+        table.add_column(heading)
+    for s in statuses:
+        table.add_row(
+            s.name.removesuffix("ExecutionProvider"),
+            "[green]yes[/]" if s.starts else "[red]no[/]",
+            escape(s.reason),
+            escape(s.fix),
+        )
+    if statuses:
+        out.print(table)
+    for line in advice:
+        out.print(f"[yellow]note:[/] {escape(line)}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What is in a model file: inputs, outputs, the fusions with their configs and bodies, opset, size."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusion_onnx.runtime import ModelHeader, read_header
+
+DOMAIN = "fusion_onnx"
+
+
+@dataclass(frozen=True)
+class FusionNode:
+    """A fusion in a model: the node's name, its function, its config, and the function's body as ONNX text."""
+
+    name: str
+    function: str
+    config: dict[str, Any]
+    body: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model file, described. `fusions` holds the nodes; `configs` the metadata's config of each fusion, by its path."""
+
+    header: ModelHeader
+    fusions: list[FusionNode] = field(default_factory=list)
+    configs: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as plain data."""
+        header = self.header
+        return {
+            "path": header.path,
+            "bytes": header.size,
+            "ir_version": header.ir_version,
+            "opsets": header.opset_imports,
+            "producer": header.producer,
+            "version": header.metadata.get("fusion_onnx.version"),
+            "inputs": [asdict(info) for info in header.inputs],
+            "outputs": [asdict(info) for info in header.outputs],
+            "operators": {f"{domain}::{op}" if domain else op: n for (domain, op), n in sorted(header.ops.items())},
+            "fusions": [asdict(node) for node in self.fusions],
+            "configs": self.configs,
+            "verification": self.verification,
+        }
+
+
+def inspect_model(path: str | os.PathLike[str]) -> Inspection:
+    """Describe a model file; the bodies need onnx (`pip install 'fusion-onnx[export]'`), the rest nothing.
+
+    Raises SessionError where the file is not an ONNX model, FileNotFoundError where there is none.
+    """
+    header = read_header(path)
+    configs = _json(header.metadata.get("fusion_onnx.fusions")) or {}
+    verification = _json(header.metadata.get("fusion_onnx.verification"))
+    return Inspection(header, _nodes(path), configs, verification)
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _nodes(path: str | os.PathLike[str]) -> list[FusionNode]:
+    try:
+        import onnx
+        import onnx.printer
+    except ImportError:
+        return []
+    model = onnx.load_model_from_string(Path(path).read_bytes())
+    bodies = {function.name: function for function in model.functions if function.domain == DOMAIN}
+    found = []
+    for node in model.graph.node:
+        if node.domain == DOMAIN:
+            config = next((_json(a.s.decode()) for a in node.attribute if a.name == "config"), None) or {}
+            body = onnx.printer.to_text(bodies[node.op_type]) if node.op_type in bodies else ""
+            found.append(FusionNode(node.name, node.op_type, config, body))
+    return found
