@@ -10,10 +10,11 @@ PyTorch and `decompose` in ONNX operators. Everything else is done here, once fo
 4. precision     float16 and bfloat16 are computed in float32 and rounded once, as the exported graph does.
 """
 
+import difflib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -126,7 +127,9 @@ class _Contract(type):
         known = cls.options()  # type: ignore[attr-defined]
         for key in kwargs:
             if key not in known:
-                raise _OptionError(f"{cls.__name__} has no option {key!r}; its options are {', '.join(known)}.")
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise _OptionError(f"{cls.__name__} has no option {key!r}.{hint} Its options are {', '.join(known)}.")
         fusion = super().__call__(*args, **kwargs)
         fusion._settle()
         return fusion
@@ -400,8 +403,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
             processed = self.pre_process(stacked)
             if processed.ndim < 2 or processed.shape[0] != len(xs):
                 raise FusionError(
-                    f"{self.name}: preprocess functions see inputs of one shape stacked along a new first axis, and keep "
-                    f"it; {list(stacked.shape)} became {list(processed.shape)}. Let them work on the last axis."
+                    f"{self.name}: preprocess functions see inputs of one shape stacked along a new first axis, and "
+                    f"keep it; {list(stacked.shape)} became {list(processed.shape)}. Let them work on the last axis."
                 )
             xs = list(processed.unbind())
         else:
@@ -427,7 +430,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                 f"{self.name}: w is {w.dtype} on {w.device}, the inputs {xs[0].dtype} on {xs[0].device}; "
                 f"convert it: w.to(x)."
             )
-        return w.reshape(-1)
+        return w if w.ndim == 1 else w.reshape(-1)
 
     def _checked_buffers(self, like: Tensor) -> list[Tensor]:
         buffers = list(self._buffers.values())
@@ -471,11 +474,14 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     def _signature(self) -> str | None:
         """Return the options that decide the maths, as canonical JSON; None where one is not plain data."""
-        values = {k: v for k, v in self._option_values().items() if k not in _BASE_OPTIONS and k not in self._buffers}
+        values = self._option_values(without={*_BASE_OPTIONS, *self._buffers})
         values = {"dims": self.get_dims(), "require_parameters": self.require_parameters, **values}
         plain = {key: value for key, value in values.items() if value is not None}
+        record: dict[str, Any] = {"function_class": self.strategy(), "function_parameters": plain}
+        if self._buffer_names:  # an optional buffer is no part of the options, and its presence decides the maths
+            record["buffers"] = self._buffer_names
         try:
-            return json.dumps({"function_class": self.strategy(), "function_parameters": plain}, sort_keys=True)
+            return json.dumps(record, sort_keys=True)
         except TypeError:
             return None
 
@@ -501,10 +507,10 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         y = self.fuse(xs, w, *buffers)
         return y.clone() if any(y is x for x in xs) else y  # an operator's result never aliases its input
 
-    def _option_values(self) -> dict[str, Any]:
+    def _option_values(self, without: Iterable[str] = ()) -> dict[str, Any]:
         values = {}
         for key in self.options():
-            if key in ("preprocess_function_configs", "postprocess_function_configs"):
+            if key in without or key in ("preprocess_function_configs", "postprocess_function_configs"):
                 continue
             if not hasattr(self, key):
                 raise FusionError(
@@ -534,9 +540,7 @@ def _declare(cls: type[Fusion]) -> Any:
     packet = getattr(getattr(torch.ops, DOMAIN), name).default
 
     def implementation(xs: list[Tensor], params: list[Tensor], config: str) -> Tensor:
-        fusion = _STAND_INS.get((packet, config))
-        if fusion is None:  # a program exported in another process
-            fusion = cls(**json.loads(config)["function_parameters"])
+        fusion = stand_in(packet, config)
         count = len(fusion._buffer_names)
         buffers, w = params[:count], params[count] if len(params) > count else None
         return fusion._evaluate(xs, w, buffers)
@@ -553,7 +557,11 @@ STRATEGY_OF_OP: dict[Any, type[Fusion]] = {}
 def stand_in(op: Any, config: str) -> Fusion:
     """Return the fusion, without its tensors, that a call of a strategy's torch op stands for."""
     found = _STAND_INS.get((op, config))
-    return STRATEGY_OF_OP[op](**json.loads(config)["function_parameters"]) if found is None else found
+    if found is None:  # a program exported in another process
+        record = json.loads(config)
+        found = STRATEGY_OF_OP[op](**record["function_parameters"])
+        found._buffer_names = tuple(record.get("buffers", ()))
+    return found
 
 
 def _not_given(instance: Any, method: str) -> NoReturn:

@@ -17,7 +17,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 
 # Functions of one tensor that keep no state and touch nothing outside it.
 _FUNCTIONAL = """
-    alpha_dropout celu dropout elu gelu hardshrink hardsigmoid hardswish hardtanh layer_norm leaky_relu log_softmax
+    celu elu gelu hardshrink hardsigmoid hardswish hardtanh layer_norm leaky_relu log_softmax
     logsigmoid mish normalize relu relu6 rms_norm rrelu selu sigmoid silu softmax softmin softplus softshrink
     softsign tanh tanhshrink threshold
 """.split()  # noqa: SIM905

@@ -23,7 +23,7 @@ class FusionNode:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file, described. `fusions` holds the nodes; `configs` the metadata's config of each fusion, by its path."""
+    """A model file, described: `fusions` holds the nodes; `configs` the metadata's config of each fusion, by path."""
 
     header: ModelHeader
     fusions: list[FusionNode] = field(default_factory=list)

@@ -51,6 +51,10 @@ class FusionLayer(torch.nn.Module):
             with torch.no_grad():
                 self.w.copy_(values)
 
+    def extra_repr(self) -> str:
+        """Show l, in `print(model)`."""
+        return f"l={0 if self.w is None else self.w.numel()}"
+
     def forward(self, *x: Any) -> Tensor:
         """Fuse k tensors (..., n_i), given as one list or one by one, into one (..., n)."""
         inputs = x[0] if len(x) == 1 and isinstance(x[0], (list, tuple)) else x

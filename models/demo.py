@@ -8,13 +8,14 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import fusion_onnx
@@ -97,6 +98,10 @@ def table(rows: list[Row], samples: int) -> Table:
     return result
 
 
+def _advance(progress: Progress, task: TaskID, done: int, _: int) -> None:
+    progress.update(task, completed=done)
+
+
 def main() -> int:
     """Train, export, verify, run; print the table. 0 where every verdict passed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -113,11 +118,7 @@ def main() -> int:
         whole = progress.add_task("networks", total=len(options.strategy))
         for strategy in options.strategy:
             task = progress.add_task(f"  training {strategy}", total=options.epochs)
-            network = digits.train(
-                strategy,
-                epochs=options.epochs,
-                progress=lambda done, _, task=task: progress.update(task, completed=done),
-            )
+            network = digits.train(strategy, epochs=options.epochs, progress=partial(_advance, progress, task))
             progress.update(task, description=f"  exporting {strategy}")
             rows.append(measure(strategy, options.output, network, test))
             progress.remove_task(task)

@@ -111,7 +111,8 @@ def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | No
         elif isinstance(value, int) and value >= 0:
             parts.append(f"{key}{value}")
         elif value != defaults[key]:
-            parts.append(value if isinstance(value, str) and value.isidentifier() else f"{key}_{_digest(value)}")
+            plain = isinstance(value, str) and value.isidentifier()
+            parts.append(f"{key}_{value if plain else _digest(value)}")
     if dtype != ir.DataType.FLOAT:
         parts.append({"DOUBLE": "float64"}.get(dtype.name, dtype.name.lower()))
     if rank is not None and rank != 2:

@@ -181,13 +181,14 @@ def _reason(error: BaseException, inputs: Signature) -> str:
         cause = cause.__cause__
     text = str(cause).strip()
     asked = {name: axes for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
-    if "specialized" in text or "Constraints violated" in text or "ConstraintViolation" in type(cause).__name__:
-        lines = [line.strip() for line in text.splitlines() if "specialized" in line or "not all values" in line]
+    signs = ("specialized", "static shape", "not all values", "Constraints violated")
+    if any(sign in text for sign in signs):
+        lines = [line.strip(" -") for line in text.splitlines() if any(sign in line for sign in signs[:3])]
         return (
-            f"the module fixes an axis that was to be dynamic ({asked}): {' '.join(lines) or text}\\n"
-            "Take sizes from x.shape inside forward, not from numbers; or name the dynamic axes with dynamic=."
+            f"the module fixes an axis that was to be dynamic, {asked}. torch says: {' '.join(lines) or text} "
+            "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
         )
-    return f"torch could not export {type(cause).__name__}: {text[:2000]}"
+    return f"torch could not export the module. {type(cause).__name__}: {text[:2000]}"
 
 
 @contextlib.contextmanager

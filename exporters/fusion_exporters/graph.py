@@ -70,10 +70,9 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
             )
         node.op_type = body.name
         model.functions[body.identifier()] = body
-        _name_parameters(node, path, count)
-        label = path or fusion.strategy()
-        taken[label] = taken.get(label, 0) + 1
-        node.name = label if taken[label] == 1 else f"{label}_{taken[label]}"
+        if len(node.inputs) > count + len(fusion._buffer_names):
+            _name_parameters(node, path)
+        node.name = _numbered(path or fusion.strategy(), taken)
     model.opset_imports[DOMAIN] = 1
     if not texts:
         del model.opset_imports[DOMAIN]
@@ -93,10 +92,10 @@ def _module_path(node: ir.Node, module: torch.nn.Module) -> str:
     return owner if isinstance(modules.get(owner), FusionLayer) and owner != path else path
 
 
-def _name_parameters(node: ir.Node, path: str, count: int) -> None:
+def _name_parameters(node: ir.Node, path: str) -> None:
     """Call a folded `w` by the module's name for it instead of the operator that reshaped it."""
     last = node.inputs[-1]
-    if last is not None and len(node.inputs) > count and last.is_initializer() and "." not in (last.name or ""):
+    if last is not None and last.is_initializer() and "." not in (last.name or ""):
         graph = node.graph
         assert graph is not None and last.name is not None
         name = f"{path}.w" if path else "w"
@@ -122,6 +121,18 @@ def check_axes(model: ir.Model, names: list[str], axes: list[Axes]) -> None:
                 )
 
 
+def _readable(node: ir.Node) -> str:
+    """Return the path of the module that the operator came from, and the operator: `left/Gemm`."""
+    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    path = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+    return f"{path}/{node.op_type}" if path else node.op_type
+
+
+def _numbered(name: str, taken: dict[str, int]) -> str:
+    taken[name] = taken.get(name, 0) + 1
+    return name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
 def tidy(model: ir.Model) -> None:
     """Remove what tracing left behind: stack traces with paths of the machine, framework names, odd prefixes."""
     model.doc_string = None
@@ -131,10 +142,12 @@ def tidy(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
         value.doc_string = None
+    taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
+        if node.domain != DOMAIN:
+            node.name = _numbered(_readable(node), taken)
         node.metadata_props.clear()
         node.doc_string = None
-        node.name = (node.name or "").removeprefix("node_") or None
         for output in node.outputs:
             output.metadata_props.clear()
             output.doc_string = None

@@ -23,7 +23,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
     Args:
         dims: the input widths.
         n: the output width; n_1 where all widths are equal and it is left out.
-        r: the rank.
+        r: the rank; it bounds what gets through, so a quarter of n is a better start than the default.
     """
 
     formula = "([x_1 ... x_k] Bᵀ) Aᵀ"

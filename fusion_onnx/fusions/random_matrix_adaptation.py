@@ -31,8 +31,8 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     Args:
         dims: the input widths.
         n: the output width; n_1 where all widths are equal and it is left out.
-        r: the rank.
-        seed: of the draw; the same seed gives the same matrices on every machine.
+        r: the rank; it bounds what gets through, and a small one depends on the luck of the draw.
+        seed: of the draw; with one version of torch the same seed gives the same matrices.
     """
 
     formula = "[x_1 ... x_k] B diag(λ2) Aᵀ diag(λ1)"

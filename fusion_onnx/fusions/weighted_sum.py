@@ -19,6 +19,8 @@ class WeightedSumFusion(EntrywiseFusion):
         dims: the input widths, all equal; may be left out.
         weights: k numbers, kept as the buffer `weights`; left out, all are 1. With `require_parameters=True` they are
             where training starts.
+        dtype: of the weights ("float64", ...), by default that of a tensor given, else torch's default. They are
+            converted to the inputs' when the fusion is called.
     """
 
     formula = "Σ a_i x_i"
@@ -37,24 +39,31 @@ class WeightedSumFusion(EntrywiseFusion):
         dims: Sequence[int] | None = None,
         *,
         weights: Sequence[float] | Tensor | None = None,
+        dtype: str | None = None,
         **base: Any,
     ) -> None:
         super().__init__(dims, **base)
+        self.dtype = dtype
+        kind = _dtype(weights, dtype)
         values = None
         if weights is not None:
-            values = torch.as_tensor(weights, device=self.device)
-            values = (
-                values.detach().clone().to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
-            )
+            values = torch.as_tensor(weights, dtype=kind, device=self.device).detach().clone()
             count = self.get_num() or values.numel()
             if values.ndim != 1 or values.numel() != count:
                 raise FusionError(f"{self.name}: weights are {count} numbers; got shape {list(values.shape)}.")
         elif self.dims is not None:
-            values = torch.ones(len(self.dims), device=self.device)
+            values = torch.ones(len(self.dims), dtype=kind, device=self.device)
         if self.require_parameters:
             self.weights = None if weights is None or values is None else values.tolist()
         else:
             self.register_buffer("weights", values)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the fusion as plain data, the weights in the dtype they have now."""
+        config = super().to_config()
+        if isinstance(self.weights, Tensor):
+            config["function_parameters"]["dtype"] = str(self.weights.dtype).removeprefix("torch.")
+        return config
 
     def calculate_l(self) -> int:
         """Return k where the weights are trained, else 0."""
@@ -86,3 +95,13 @@ class WeightedSumFusion(EntrywiseFusion):
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         a = w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
         return weighted_decomposition(op, xs, a)
+
+
+def _dtype(weights: Any, name: str | None) -> torch.dtype:
+    if name is None:
+        floating = isinstance(weights, Tensor) and weights.is_floating_point()
+        return weights.dtype if floating else torch.get_default_dtype()
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise FusionError(f"weights are float16, bfloat16, float32 or float64; got dtype={name!r}.")
+    found: torch.dtype = getattr(torch, name)
+    return found

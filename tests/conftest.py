@@ -1,0 +1,22 @@
+"""GPU tests are skipped, with the reason, where the CUDA provider does not start."""
+
+import functools
+
+import pytest
+
+import fusion_onnx
+
+
+@functools.cache
+def why_no_cuda() -> str:
+    for status in fusion_onnx.runtime.diagnose():
+        if status.alias == "cuda":
+            return "" if status.starts else f"CUDA does not start here: {status.reason}"
+    return "CUDA does not start here: the installed onnxruntime is built without it"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and why_no_cuda():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=why_no_cuda()))

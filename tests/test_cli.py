@@ -1,0 +1,172 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import fusion_onnx
+from fusion_onnx.cli import app
+
+ROOT = Path(__file__).parent.parent
+TARGET = """
+import torch, fusion_onnx
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.merge = fusion_onnx.FusionLayer(fusion_onnx.create("low_rank_concatenation", dims=[4, 6], n=5))
+
+    def forward(self, a, b):
+        return self.merge(a, b)
+
+def build(): return Net()
+def other():
+    net = Net()
+    net.merge.w.data += 1
+    return net
+def pair(): return Net(), (torch.randn(2, 4), torch.randn(2, 6))
+def fusion(): return fusion_onnx.create("kronecker_concatenation", dims=[4, 4])
+def nothing(): return 42
+def example_inputs():
+    torch.manual_seed(1)
+    return torch.randn(3, 4), torch.randn(3, 6)
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(TARGET)
+    return tmp_path
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_list_names_every_strategy():
+    assert {row["name"] for row in json.loads(run("list", "--json").stdout)} == set(fusion_onnx.names())
+    shown = run("list").stdout
+    for name in fusion_onnx.names():
+        assert name in shown
+
+
+def test_export_verify_inspect_run(here):
+    said = json.loads(run("export", "net.py:build", "-o", "net.onnx", "--json").stdout)
+    assert said["verdict"]["passed"] is True
+    assert said["bytes"] == Path("net.onnx").stat().st_size
+    assert "passed" in run("verify", "net.py:build", "net.onnx").stdout
+    found = json.loads(run("inspect", "net.onnx", "--json").stdout)
+    assert [n["name"] for n in found["fusions"]] == ["merge"]
+    assert "MatMul" in found["fusions"][0]["body"]
+    assert found["configs"]["merge.fusion"]["function_class"] == "low_rank_concatenation"
+    assert "MatMul (" in run("inspect", "net.onnx", "--bodies").stdout
+    np.savez("in.npz", a=np.ones((2, 4), np.float32), b=np.ones((2, 6), np.float32))
+    said = json.loads(run("run", "net.onnx", "--inputs", "in.npz", "-o", "out.npz", "--json").stdout)
+    assert said["outputs"] == [{"name": "y", "dtype": "float32", "shape": [2, 5]}]
+    from fusion_onnx.target import load_target
+
+    net, _ = load_target("net.py:build")
+    expected = net(torch.ones(2, 4), torch.ones(2, 6)).detach().numpy()
+    np.testing.assert_allclose(np.load("out.npz")["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_other_weights_fails_the_verdict_with_code_1(here):
+    run("export", "net.py:build", "-o", "net.onnx")
+    assert "FAILED" in run("verify", "net.py:other", "net.onnx", code=1).stdout
+    assert json.loads(run("verify", "net.py:other", "net.onnx", "--json", code=1).stdout)["passed"] is False
+
+
+def test_an_export_that_differs_has_code_1_and_leaves_nothing(here, monkeypatch):
+    cls = fusion_onnx.get("low_rank_concatenation")
+    monkeypatch.setattr(cls, "decompose", lambda self, op, xs, w: op.MatMul(xs[0], op.constant(np.ones((4, 5)))))
+    run("export", "net.py:build", "-o", "net.onnx", code=1)
+    assert not Path("net.onnx").exists()
+
+
+def test_targets(here):
+    run("export", "net.py:pair", "-o", "0.onnx")
+    (here / "bare.py").write_text(TARGET.partition("def example_inputs")[0])
+    run("export", "bare.py:fusion", "-o", "1.onnx")
+    (here / "package").mkdir()
+    (here / "package" / "__init__.py").write_text("")
+    (here / "package" / "inner.py").write_text(TARGET)
+    run("export", "package.inner:build", "-o", "2.onnx", "--inline", "all", "--static", "--opset", "20")
+    header = fusion_onnx.runtime.read_header("2.onnx")
+    assert header.opset_imports == {"": 20}
+    assert header.inputs[0].shape == (3, 4)
+
+
+BAD = {
+    ("export", "net.py:nope", "-o", "x.onnx"): "has no 'nope'",
+    ("export", "net.py", "-o", "x.onnx"): "path/to/file.py:callable",
+    ("export", "absent.py:build", "-o", "x.onnx"): "no file",
+    ("export", "absent.module:build", "-o", "x.onnx"): "no module",
+    ("export", "net.py:nothing", "-o", "x.onnx"): "not a torch.nn.Module",
+    ("export", "net.py:build", "-o", "absent/x.onnx"): "does not exist",
+    ("export", "net.py:build", "-o", "net.py"): "--overwrite",
+    ("export", "net.py:build", "-o", "x.onnx", "--opset", "7"): "18",
+    ("export", "net.py:build"): "--output",
+    ("verify", "net.py:build", "absent.onnx"): "absent.onnx",
+    ("inspect", "net.py"): "not an ONNX",
+    ("inspect", "absent.onnx"): "absent.onnx",
+    ("run", "net.py", "--inputs", "in.npz", "-o", "o.npz"): "not an ONNX",
+    ("run", "net.onnx", "--inputs", "absent.npz", "-o", "o.npz"): "absent.npz",
+    ("frobnicate",): "frobnicate",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_bad_requests_have_code_2_say_why_and_write_nothing(here, arguments):
+    if "net.onnx" in arguments:
+        run("export", "net.py:build", "-o", "net.onnx")
+    before = sorted(p.name for p in here.iterdir() if p.name != "__pycache__")
+    result = run(*arguments, code=2)
+    assert re.sub(r"\s+", " ", BAD[arguments]) in re.sub(r"[\s│]+", " ", result.stderr)
+    assert sorted(p.name for p in here.iterdir() if p.name != "__pycache__") == before
+    assert "Traceback" not in result.output
+
+
+def test_inputs_that_do_not_fit_the_model(here):
+    run("export", "net.py:build", "-o", "net.onnx")
+    np.savez("in.npz", a=np.ones((2, 4), np.float32), c=np.ones((2, 6), np.float32))
+    assert "c" in run("run", "net.onnx", "-i", "in.npz", "-o", "out.npz", code=2).stderr
+    assert not Path("out.npz").exists()
+
+
+def test_overwrite(here):
+    run("export", "net.py:build", "-o", "net.onnx")
+    run("export", "net.py:build", "-o", "net.onnx", code=2)
+    run("export", "net.py:build", "-o", "net.onnx", "--overwrite", "--no-verify")
+
+
+def test_cuda_where_there_is_none(here):
+    status = next((s for s in fusion_onnx.runtime.diagnose() if s.alias == "cuda"), None)
+    if status is not None and status.starts:
+        pytest.skip("CUDA starts here")
+    run("export", "net.py:build", "-o", "net.onnx")
+    assert "CUDA" in run("verify", "net.py:build", "net.onnx", "-p", "cuda", code=2).stderr
+
+
+def test_doctor_says_what_starts():
+    said = json.loads(run("doctor", "--json").stdout)
+    cpu = next(p for p in said["providers"] if p["alias"] == "cpu")
+    assert cpu["starts"] is True
+    assert said["versions"]["numpy"] == np.__version__
+    assert "CPU" in run("doctor").stdout
+
+
+def test_every_command_helps_with_an_example():
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert set(commands) == {"list", "export", "run", "verify", "inspect", "doctor"}
+    for command in commands:
+        assert "Example: fusion-onnx " in re.sub(r"\s+", " ", run(command, "--help").stdout)
+    assert fusion_onnx.__version__ in run("--version").stdout
