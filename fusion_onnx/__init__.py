@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from fusion_onnx.errors import FusionError
+from fusion_onnx.extras import explained
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_exporters import ExportError as ExportError
@@ -71,12 +72,6 @@ _HOME = {
     "verify": "fusion_onnx.verification",
 }
 _MODULES = ("fusions", "runtime", "testing", "tinybig")
-_EXTRA = {
-    "torch": "export",
-    "onnx": "export",
-    "onnx_ir": "export",
-    "onnxscript": "export",
-}
 
 __all__ = [
     "FusionError",
@@ -94,12 +89,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_HOME[name]), "Fusion" if name == "fusion" else name)
     except ModuleNotFoundError as error:
-        extra = _EXTRA.get(error.name or "")
-        if extra is None:
-            raise
-        raise ImportError(
-            f"fusion_onnx.{name} needs {error.name}, which is not installed: pip install 'fusion-onnx[{extra}]'"
-        ) from error
+        raise explained(error, f"fusion_onnx.{name}") from error
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""The base-class contract: `function`, `Fusion`, `Case`, and the errors of both.
+"""The base-class contract: `Fusion` and `Case`; `function` comes from base.py, the torch op from torch_op.py.
 
 A fusion merges k tensors into one, A = fusion(A1, ..., Ak). What a strategy writes down is its maths, twice: `fuse` in
 PyTorch and `decompose` in ONNX operators. Everything else is done here, once for all strategies:
@@ -15,18 +15,18 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fusion_onnx import functions as _functions
+from fusion_onnx import torch_op
+from fusion_onnx.base import function, not_given
 from fusion_onnx.errors import FusionError
 
 __all__ = ["Case", "Fusion", "FusionError", "function"]
 
-DOMAIN = "fusion_onnx"
-_LIBRARY = torch.library.Library(DOMAIN, "FRAGMENT")
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
@@ -40,61 +40,6 @@ class _IndexError(FusionError, IndexError):
 
 class _AbstractError(NotImplementedError, TypeError):
     """The base class itself was instantiated."""
-
-
-class function:
-    """A named operation on tensors: the small base that `Fusion` shares with data transformations.
-
-    name: what the operation is called; device: where it makes its tensors.
-    """
-
-    def __init__(self, name: str = "base_function", device: str = "cpu") -> None:
-        self.name = name
-        self.device = str(device)
-
-    def get_name(self) -> str:
-        """Return the operation's name."""
-        return self.name
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the operation; a subclass gives it."""
-        _not_given(self, "forward")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the operation, as `forward` does."""
-        return self.forward(*args, **kwargs)
-
-    def to_config(self) -> dict[str, Any]:
-        """Return `{"function_class", "function_parameters"}` as plain data."""
-        return {
-            "function_class": type(self).__name__,
-            "function_parameters": {"name": self.name, "device": self.device},
-        }
-
-    @staticmethod
-    def func_x(x: Tensor, functions: Any, device: str = "cpu") -> Tensor:
-        """Apply a function, a name, a config, or a list of these to `x` (any shape), in order; None leaves it as it is.
-
-        Raises FusionError for a name that is not on the allow-list, and for a result that is not a tensor.
-        """
-        for f in _functions.resolve(functions):
-            x = f(x)
-            if not isinstance(x, Tensor):
-                raise FusionError(
-                    f"a pre- or postprocess function returns one tensor; {_functions.describe(f)} returned "
-                    f"{type(x).__name__}. Wrap it, as in `lambda x: f(x)[0]`."
-                )
-        return x
-
-    @staticmethod
-    def str_func_x(x: Tensor, func: str | Callable[..., Tensor], device: str = "cpu") -> Tensor:
-        """Apply one function, given by name or as a callable, to `x`."""
-        return function.func_x(x, func, device)
-
-    @staticmethod
-    def functions_to_configs(functions: Any) -> dict[str, Any] | list[dict[str, Any]] | None:
-        """Return the config of a function, the list of configs of several, or None for none."""
-        return _functions.to_configs(_functions.resolve(functions))
 
 
 class Case:
@@ -180,7 +125,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("_alias_of") is None:
-            cls._op = _declare(cls) if cls.is_strategy() else None
+            cls._op = torch_op.declare(cls) if cls.is_strategy() else None
 
     def __init__(
         self,
@@ -220,19 +165,19 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     def calculate_n(self, dims: Sequence[int] | None = None) -> int:
         """Return n, the output's last dimension, for the given or the fusion's own input widths."""
-        _not_given(self, "calculate_n")
+        not_given(self, "calculate_n")
 
     def calculate_l(self) -> int:
         """Return l, the number of trainable parameters."""
-        _not_given(self, "calculate_l")
+        not_given(self, "calculate_l")
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         """Compute the output from checked inputs (..., n_i) and flat parameters w (l,), in PyTorch."""
-        _not_given(self, "fuse")
+        not_given(self, "fuse")
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write the same maths as ONNX operators: `op.MatMul(x, y)`; `op.rank` is the inputs' rank."""
-        _not_given(self, "decompose")
+        not_given(self, "decompose")
 
     # --- the contract's methods -----------------------------------------------------------------------------------
 
@@ -249,7 +194,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
             NotImplementedError: the class gives neither `fuse` nor `forward`.
         """
         if type(self).fuse is Fusion.fuse:
-            _not_given(self, "forward")
+            not_given(self, "forward")
         xs = self.check_inputs(x)
         if self.preprocess_functions:
             xs = self._preprocess_all(xs)
@@ -487,13 +432,13 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     def _publish(self) -> None:
         """Keep a stand-in with the options but no tensors, for the op to find by the fusion's record."""
-        if self._record is not None and (self._op, self._record) not in _STAND_INS:
+        if self._record is not None and not torch_op.known(self._op, self._record):
             stand_in = type(self).__new__(type(self))
             torch.nn.Module.__init__(stand_in)
             held = {"_parameters", "_buffers", "_modules", "preprocess_functions", "postprocess_functions"}
             stand_in.__dict__.update({k: v for k, v in self.__dict__.items() if k not in held})
             stand_in.preprocess_functions = stand_in.postprocess_functions = ()
-            _STAND_INS[self._op, self._record] = stand_in
+            torch_op.publish(self._op, self._record, stand_in)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -521,51 +466,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return values
 
 
-_STAND_INS: dict[tuple[Any, str], Fusion] = {}
 _BASE_OPTIONS = frozenset(Fusion.options())
-
-
-def _declare(cls: type[Fusion]) -> Any:
-    """Define the torch op of a strategy and return it.
-
-    A class defined anew under the same name (a notebook cell run twice) gets an op of its own, so that fusions made
-    before go on computing what they did.
-    """
-    base, taken = cls.strategy(), 1
-    name = base
-    while hasattr(getattr(torch.ops, DOMAIN), name):
-        taken += 1
-        name = f"{base}_{taken}"
-    _LIBRARY.define(f"{name}(Tensor[] xs, Tensor[] params, str config) -> Tensor")
-    packet = getattr(getattr(torch.ops, DOMAIN), name).default
-
-    def implementation(xs: list[Tensor], params: list[Tensor], config: str) -> Tensor:
-        fusion = stand_in(packet, config)
-        count = len(fusion._buffer_names)
-        buffers, w = params[:count], params[count] if len(params) > count else None
-        return fusion._evaluate(xs, w, buffers)
-
-    _LIBRARY.impl(name, implementation, "CompositeImplicitAutograd")
-    STRATEGY_OF_OP[packet] = cls
-    return packet
-
-
-STRATEGY_OF_OP: dict[Any, type[Fusion]] = {}
-"""The class behind each torch op `fusion_onnx::<strategy>`; the exporter's translation table is made from it."""
-
-
-def stand_in(op: Any, config: str) -> Fusion:
-    """Return the fusion, without its tensors, that a call of a strategy's torch op stands for."""
-    found = _STAND_INS.get((op, config))
-    if found is None:  # a program exported in another process
-        record = json.loads(config)
-        found = STRATEGY_OF_OP[op](**record["function_parameters"])
-        found._buffer_names = tuple(record.get("buffers", ()))
-    return found
-
-
-def _not_given(instance: Any, method: str) -> NoReturn:
-    raise NotImplementedError(f"{type(instance).__name__} does not give {method}().")
 
 
 def _checked_dims(dims: Any) -> tuple[int, ...] | None:

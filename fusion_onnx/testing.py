@@ -26,9 +26,10 @@ from torch import Tensor
 
 from fusion_onnx import config as _config
 from fusion_onnx import registry
-from fusion_onnx.contract import DOMAIN, Case, Fusion
+from fusion_onnx.contract import Case, Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.layer import FusionLayer
+from fusion_onnx.torch_op import DOMAIN
 
 __all__ = ["Check", "check_fusion", "checks"]
 

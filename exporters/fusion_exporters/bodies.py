@@ -11,7 +11,8 @@ import onnx_ir as ir
 from onnxscript import build_function
 from onnxscript._internal.builder import OpBuilder, make_value
 
-from fusion_onnx.contract import DOMAIN, Fusion
+from fusion_onnx.contract import Fusion
+from fusion_onnx.torch_op import DOMAIN
 
 _LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -13,8 +13,9 @@ from onnxscript.values import Op, Opset
 
 from fusion_exporters.bodies import build_body
 from fusion_exporters.inputs import Axes, ExportError
-from fusion_onnx.contract import DOMAIN, STRATEGY_OF_OP, Fusion, stand_in
+from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
+from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
 
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
 

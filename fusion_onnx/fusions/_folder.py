@@ -5,6 +5,8 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
+from fusion_onnx.extras import explained
+
 if TYPE_CHECKING:
     from fusion_onnx.contract import Fusion
 
@@ -19,9 +21,12 @@ def names() -> list[str]:
 @functools.cache
 def load(name: str) -> "type[Fusion]":
     """Import one strategy's file and return its class."""
-    from fusion_onnx.contract import Fusion
+    try:
+        from fusion_onnx.contract import Fusion
 
-    module = importlib.import_module(f"fusion_onnx.fusions.{name}")
+        module = importlib.import_module(f"fusion_onnx.fusions.{name}")
+    except ModuleNotFoundError as error:
+        raise explained(error, f"the strategy {name!r}") from error
     for cls in vars(module).values():
         if isinstance(cls, type) and issubclass(cls, Fusion) and cls.strategy() == name:
             return cls
