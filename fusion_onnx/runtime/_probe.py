@@ -76,10 +76,10 @@ def probe(name: str) -> ProviderStatus:
         started, error = False, first_line(caught)
     if started:
         return ProviderStatus(name, alias_of(name), True)
-    if "fallback to CPU EP" in error:
-        return failed("it has no kernel for a plain addition", "nothing: it is not meant for models like these")
     if missing:
         return failed(f"libraries are missing: {', '.join(missing)}", _LIBRARY_FIX)
+    if "fallback to CPU EP" in error:
+        return failed("it has no kernel for a plain addition", "nothing: it is not meant for models like these")
     fix = "install TensorRT (pip install tensorrt) beside CUDA" if name == TENSORRT else f"see the notes on {name} at "
     return failed(error, fix if name == TENSORRT else fix + "https://onnxruntime.ai/docs/execution-providers/")
 
