@@ -243,7 +243,9 @@ def inspect(
     if found.verification:
         v = found.verification
         verdict = "passed" if v.get("passed") else "failed"
-        table.add_row("verified", escape(f"{verdict} on {v.get('providers')}, largest error {v.get('max_error')}"))
+        table.add_row(
+            "verified", escape(f"{verdict} on {', '.join(v.get('providers', ()))}, largest error {v.get('max_error')}")
+        )
     out.print(table)
     fusions = Table(title="fusions")
     for heading in ("fusion", "function", "config"):

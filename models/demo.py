@@ -80,7 +80,7 @@ def table(rows: list[Row], samples: int) -> Table:
     result.add_column("strategy", no_wrap=True)
     for heading in ("accu-\nracy\neager", "accu-\nracy\nORT", "largest\ndiffer-\nence"):
         result.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("\n\nverdict", "\n\nprovider"):
+    for heading in ("\n\nverdict", "\n\non"):
         result.add_column(heading)
     for heading in ("\nfile\nKiB", "\nµs a\nsample"):
         result.add_column(heading, justify="right", no_wrap=True)
@@ -125,9 +125,8 @@ def main() -> int:
             progress.advance(whole)
     console.print(table(rows, len(test.labels)))
     console.print(f"The models are in {options.output}/: open one in Netron, or run", highlight=False)
-    console.print(
-        f"  .venv/bin/fusion-onnx inspect {options.output}/digits_{rows[-1].strategy}.onnx --bodies", highlight=False
-    )
+    last = f"{options.output}/digits_{rows[-1].strategy}.onnx"
+    console.print(f"  .venv/bin/fusion-onnx inspect {last} --bodies", highlight=False, soft_wrap=True)
     return 0 if all(row.passed for row in rows) else 1
 
 

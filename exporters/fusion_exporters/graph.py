@@ -11,6 +11,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript.values import Op, Opset
 
+import fusion_onnx
 from fusion_exporters.bodies import build_body
 from fusion_exporters.inputs import Axes, ExportError
 from fusion_onnx.contract import Fusion
@@ -136,6 +137,7 @@ def _numbered(name: str, taken: dict[str, int]) -> str:
 
 def tidy(model: ir.Model) -> None:
     """Remove what tracing left behind: stack traces with paths of the machine, framework names, odd prefixes."""
+    model.producer_name, model.producer_version = "fusion-onnx", fusion_onnx.__version__
     model.doc_string = None
     model.graph.doc_string = None
     model.graph.name = "fusion_onnx"
