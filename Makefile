@@ -1,4 +1,4 @@
-# make demo   train, export, verify and run six fusion networks on the handwritten digits
+# make demo   train, export, verify and run eight fusion networks on the handwritten digits
 # make test   lint, types and all tests
 # make models, make readme   write the stored models, the README's table again
 # make package   wheel through sdist, installed without torch, runs a stored model

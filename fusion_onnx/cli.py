@@ -8,10 +8,11 @@ import json
 import os
 import platform
 import sys
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 import fusion_onnx
+
+if TYPE_CHECKING:
+    from fusion_onnx.verification import Verdict
 
 app = typer.Typer(
     name="fusion-onnx",
@@ -67,7 +71,15 @@ def _said(error: BaseException) -> str:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    from fusion_onnx.verification.verdict import plain
+
+    sys.stdout.write(json.dumps(plain(value), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _print_verdict(verdict: "Verdict") -> None:
+    out.print(verdict.table())
+    for reason in verdict.reasons:
+        out.print(escape(reason), highlight=False, soft_wrap=True)
 
 
 def _show_version(asked: bool) -> None:
@@ -142,16 +154,16 @@ def export(
             providers=provider or "cpu",
         )
     except VerificationError as error:
-        _print_json({"path": None, "verdict": error.verdict.to_dict()}) if as_json else out.print(error.verdict.table())
+        _print_json({"path": None, "verdict": error.verdict.to_dict()}) if as_json else _print_verdict(error.verdict)
         err.print("[bold red]the exported model differs from eager execution; nothing is written.[/]")
         raise typer.Exit(FAILED) from None
     verdict = result.verdict
     if as_json:
         facts = {"path": str(result.path), "bytes": output.stat().st_size}
-        _print_json({**facts, "verdict": None if verdict is None else json.loads(verdict.to_json())})
+        _print_json({**facts, "verdict": None if verdict is None else verdict.to_dict()})
         return
     if verdict is not None:
-        out.print(verdict.table())
+        _print_verdict(verdict)
     out.print(f"{escape(str(result.path))}: {output.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
 
 
@@ -176,13 +188,9 @@ def run(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"the folder {output.parent} does not exist; make it first.")
     session = fusion_onnx.Session(file, provider or "auto")
-    with np.load(inputs, allow_pickle=False) as arrays:
-        if not hasattr(arrays, "files"):
-            raise ValueError(f"{inputs} holds one array; an .npz holds one for each input, by name: np.savez.")
-        results = session.run({name: arrays[name] for name in arrays.files})
-    named = {info.name: array for info, array in zip(session.outputs, results, strict=True)}
-    with open(output, "wb") as stream:
-        np.savez(stream, **named)
+    results = session.run(_arrays(inputs))
+    named = {info.name: np.asarray(array) for info, array in zip(session.outputs, results, strict=True)}
+    _write_arrays(output, named)
     facts = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in named.items()]
     if as_json:
         _print_json({"path": str(output), "providers": session.providers, "outputs": facts})
@@ -191,6 +199,35 @@ def run(
     for fact in facts:
         table.add_row(*(escape(str(value)) for value in fact.values()))
     out.print(table)
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz, which holds an array for each input by name, as np.savez writes.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write an .npz through a temporary file; np.savez cannot take every name an output may have."""
+    import numpy as np
+
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @app.command()
@@ -204,11 +241,9 @@ def verify(target: TargetName, file: ModelFile, provider: Provider = None, as_js
 
     module, inputs = load_target(target)
     verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu")
-    if as_json:
-        sys.stdout.write(verdict.to_json() + "\n")
-    else:
-        out.print(verdict.table())
+    _print_json(verdict.to_dict()) if as_json else _print_verdict(verdict)
     if not verdict.passed:
+        err.print("Does the target give the weights that the file was exported with?")
         raise typer.Exit(FAILED)
 
 
@@ -246,6 +281,8 @@ def inspect(
         table.add_row(
             "verified", escape(f"{verdict} on {', '.join(v.get('providers', ()))}, largest error {v.get('max_error')}")
         )
+    else:
+        table.add_row("verified", "no")
     out.print(table)
     fusions = Table(title="fusions")
     for heading in ("fusion", "function", "config"):

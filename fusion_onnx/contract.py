@@ -353,7 +353,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                 )
             xs = list(processed.unbind())
         else:
-            xs = [self.pre_process(t) for t in xs]
+            xs = [self.pre_process(t.clone()) for t in xs]  # a function may work in place; stacking copied as well
         return self.check_inputs(xs)
 
     def _checked_w(self, w: Tensor | None, xs: Sequence[Tensor]) -> Tensor | None:
@@ -432,13 +432,28 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     def _publish(self) -> None:
         """Keep a stand-in with the options but no tensors, for the op to find by the fusion's record."""
-        if self._record is not None and not torch_op.known(self._op, self._record):
+        if self._record is None:
+            return
+        if torch_op.known(self._op, self._record):
+            self._check_like(torch_op.stand_in(self._op, self._record))
+        else:
             stand_in = type(self).__new__(type(self))
             torch.nn.Module.__init__(stand_in)
             held = {"_parameters", "_buffers", "_modules", "preprocess_functions", "postprocess_functions"}
             stand_in.__dict__.update({k: v for k, v in self.__dict__.items() if k not in held})
             stand_in.preprocess_functions = stand_in.postprocess_functions = ()
             torch_op.publish(self._op, self._record, stand_in)
+
+    def _check_like(self, other: "Fusion") -> None:
+        """Refuse plain state that is no option: two fusions with equal options compute the same."""
+        for key, value in self.__dict__.items():
+            plain = isinstance(value, (bool, int, float, str, tuple, list)) and not key.startswith("_")
+            before = other.__dict__.get(key, value)
+            if plain and key not in ("name", "device", "training", *_PROCESS) and _plain(before) != _plain(value):
+                raise FusionError(
+                    f"{type(self).__name__} keeps {key}={value!r}, which its options do not decide (before, it was "
+                    f"{before!r}). Make {key} an option, or a buffer."
+                )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -466,6 +481,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return values
 
 
+_PROCESS = ("preprocess_functions", "postprocess_functions")
 _BASE_OPTIONS = frozenset(Fusion.options())
 
 

@@ -1,8 +1,10 @@
 """What the command line exports: `path/to/file.py:callable` or `package.module:callable`."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,19 +32,19 @@ def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
             f"a target is path/to/file.py:callable or package.module:callable; got {target!r}. "
             "Such as models/digits.py:build."
         )
-    source = _file(Path(place)) if place.endswith(".py") else _module(place)
+    source = _told(target, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
     if not hasattr(source, name):
         public = [key for key, value in vars(source).items() if callable(value) and not key.startswith("_")]
         raise TargetError(f"{place} has no {name!r}; it has {', '.join(public)}.")
     built = getattr(source, name)
     if callable(built) and not isinstance(built, torch.nn.Module):
-        built = built()
+        built = _told(target, built)
     module, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(module, torch.nn.Module):
         raise TargetError(f"{target} gives a {type(module).__name__}, not a torch.nn.Module.")
     if inputs is None:
         inputs = getattr(source, "example_inputs", None)
-        inputs = inputs() if callable(inputs) else inputs
+        inputs = _told(target, inputs) if callable(inputs) else inputs
     if inputs is None:
         inputs = _of_fusion(module)
     if inputs is None:
@@ -50,6 +52,17 @@ def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
             f"{target} gives no example inputs; return (module, example_inputs), or define example_inputs() in {place}."
         )
     return module, inputs
+
+
+def _told(target: str, call: Callable[[], Any]) -> Any:
+    """Call the user's code: what it prints goes to stderr, what it raises becomes a TargetError."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return call()
+    except TargetError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{target} failed. {type(error).__name__}: {error}") from error
 
 
 def _file(path: Path) -> ModuleType:

@@ -8,9 +8,9 @@
     ... def test_contract(check, case):
     ...     check(MyFusion, case)
 
-A check knows nothing of a strategy's maths. It follows from the contract and from what the class says of itself. A
-class with a `forward` of its own is spared the checks of what only the base class's forward promises: that bad input is
-refused, that low precision is rounded once, that one node is exported.
+A check knows nothing of a strategy's maths but that `fuse` and `decompose` are the same. It follows from the contract
+and from what the class says of itself. A class with a `forward` of its own is spared the checks of what only the base
+class's forward promises: that bad input is refused, that low precision is rounded once, that one node is exported.
 """
 
 import copy
@@ -481,6 +481,20 @@ def check_buffers(cls: type[Fusion], case: Case) -> None:
     _same(trial(), expected, "the output after .to(torch.float64)")
     fusion.to("meta")
     _demand(all(buffer.is_meta for buffer in fusion.buffers()), "a buffer did not follow .to(device)")
+
+
+@_check
+def check_export(cls: type[Fusion], case: Case) -> None:
+    """Exported, it computes what eager execution does: `decompose` and `fuse` are the same maths."""
+    from fusion_onnx import VerificationError, export
+
+    trial = _Trial(cls, case)
+    fusion = case.create(cls)
+    args = (trial.xs,) if trial.w is None else (trial.xs, trial.w)
+    try:
+        export(fusion.to(trial.dtype), args)
+    except VerificationError as error:
+        _demand(False, f"fuse and decompose differ: {'; '.join(error.verdict.reasons)}")
 
 
 @_check

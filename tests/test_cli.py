@@ -170,3 +170,39 @@ def test_every_command_helps_with_an_example():
     for command in commands:
         assert "Example: fusion-onnx " in re.sub(r"\s+", " ", run(command, "--help").stdout)
     assert fusion_onnx.__version__ in run("--version").stdout
+
+
+def test_what_a_target_raises_or_prints(here):
+    (here / "odd.py").write_text(
+        "import torch, fusion_onnx\n"
+        "def raises(): raise KeyError('no such key')\n"
+        "def leaves(): raise SystemExit(5)\n"
+        "def wants(x): return x\n"
+        "def prints():\n"
+        "    print('hello')\n"
+        "    return fusion_onnx.create('sum', dims=[4, 4])\n"
+    )
+    (here / "broken.py").write_text("def build(:\n")
+    for target in ("odd.py:raises", "odd.py:leaves", "odd.py:wants", "broken.py:build"):
+        assert "failed" in run("export", target, "-o", "x.onnx", code=2).stderr
+    assert json.loads(run("export", "odd.py:prints", "-o", "x.onnx", "--json").stdout)["verdict"]["passed"]
+
+
+def test_files_of_arrays_that_are_none(here):
+    run("export", "net.py:build", "-o", "net.onnx")
+    np.save("one.npy", np.ones(3))
+    Path("empty.npz").write_bytes(b"")
+    Path("junk.npz").write_text("junk")
+    np.savez("whole.npz", a=np.ones((2, 4), np.float32))
+    Path("cut.npz").write_bytes(Path("whole.npz").read_bytes()[:-30])
+    for name in ("one.npy", "empty.npz", "junk.npz", "cut.npz"):
+        assert name in run("run", "net.onnx", "-i", name, "-o", "out.npz", code=2).stderr
+    assert not Path("out.npz").exists()
+
+
+def test_outputs_of_any_name_are_written(here):
+    fusion = fusion_onnx.create("sum", dims=[4, 4])
+    fusion_onnx.export(fusion, ([torch.ones(2, 4), torch.zeros(2, 4)],), "m.onnx", output_names=["file"])
+    np.savez("in.npz", x1=np.ones((2, 4), np.float32), x2=np.ones((2, 4), np.float32))
+    run("run", "m.onnx", "-i", "in.npz", "-o", "out.npz")
+    assert np.load("out.npz")["file"].shape == (2, 4)

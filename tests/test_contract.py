@@ -16,7 +16,12 @@ TRIALS = [
 ]
 
 
-@pytest.mark.parametrize("check", testing.checks(), ids=lambda check: check.__name__)
+CHECKS = [
+    check for check in testing.checks() if check.__name__ != "check_export"
+]  # test_export.py has that, at every dtype
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(("strategy", "case"), TRIALS)
 def test_every_strategy_keeps_the_contract(strategy, case, check):
     check(strategy, case)
@@ -110,7 +115,11 @@ class ShiftedSumFusion(Fusion):
         return y + buffers[0] if buffers else y
 
     def decompose(self, op, xs, w, *buffers):
-        raise NotImplementedError
+        y = xs[0]
+        for x in xs[1:]:
+            y = op.Add(y, x)
+        y = op.Mul(y, w)
+        return op.Add(y, buffers[0]) if buffers else y
 
 
 @pytest.mark.parametrize("cls", [GatedSumFusion, ScaledMaxFusion, FuseOnlyFusion, ShiftedSumFusion])

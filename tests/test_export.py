@@ -170,7 +170,7 @@ def test_metadata_holds_configs_version_and_verdict(net, views):
     assert props["fusion_onnx.version"] == fusion_onnx.__version__
     verification = json.loads(props["fusion_onnx.verification"])
     assert verification["passed"] is True
-    assert len(verification["cases"]) == 2
+    assert len(verification["cases"]) == 3
 
 
 def test_nothing_of_this_machine_is_in_the_file(net, views):
@@ -372,3 +372,149 @@ def test_on_cuda(name, case, dtype):
     for batch in (0, 1, 5):
         args = drawn(fusion, batch, dtype)
         torch.testing.assert_close(session.run(*flat(args))[0], fusion(*args))
+
+
+class Branch(torch.nn.Module):
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x):
+        return x * 2 if x.shape[0] > self.limit else x
+
+
+class One(torch.nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 1 else x + 1
+
+
+@pytest.mark.parametrize("module", [Branch(100), Branch(3), One()])
+def test_a_branch_on_the_batch_size_is_never_baked_in_silence(module, tmp_path):
+    with pytest.raises(ExportError, match=r"larger than 100|differs"):
+        export(module, (torch.randn(5, 4),), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_axes_that_the_module_makes_equal_want_one_name():
+    axes = {"x1": {0: "a"}, "x2": {0: "b"}}
+    with pytest.raises(ExportError, match="came out as one"):
+        export(create("sum"), (xs((3, 4), (3, 4)),), dynamic=axes)
+
+
+def test_a_module_with_no_fixed_result_is_refused():
+    class Noisy(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.dropout(x, 0.5, True)
+
+    with pytest.raises(ExportError, match="different results"):
+        export(Noisy(), (torch.randn(5, 4),))
+
+
+def test_a_module_that_cannot_run_in_float64_is_held_to_a_stated_bound():
+    class Single(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, torch.zeros(x.shape[0], 3)], -1) @ torch.ones(7, 2)
+
+    result = export(Single(), (torch.randn(5, 4),))
+    assert result.verdict.passed
+    assert "cannot be run in float64" in result.verdict.rule
+
+
+def test_layers_and_star_arguments_and_mappings_as_the_only_argument():
+    layer = FusionLayer(create("low_rank_concatenation", dims=[4, 6], n=5))
+    result = export(layer, (torch.randn(3, 4), torch.randn(3, 6)))
+    assert [i.name for i in result.model.graph.input] == ["x1", "x2"]
+    assert fusion_onnx.Session(result).run(torch.randn(7, 4), torch.randn(7, 6))[0].shape == (7, 5)
+
+    class Views(torch.nn.Module):
+        def forward(self, views):
+            return views["a"] + views["b"]
+
+    assert export(Views(), ({"a": torch.randn(3, 4), "b": torch.randn(3, 4)},)).verdict.passed
+
+
+def test_inputs_may_have_the_names_that_outputs_have_by_default():
+    class Named(torch.nn.Module):
+        def forward(self, y, w):
+            return y + w
+
+    model = export(Named(), tuple(xs((3, 4), (3, 4)))).model
+    assert [o.name for o in model.graph.output] == ["output_y"]
+    with pytest.raises(ExportError, match="names of inputs"):
+        export(Named(), tuple(xs((3, 4), (3, 4))), output_names=["w"])
+
+
+class ScaledFusion(fusion_onnx.Fusion):
+    """Options that no name can tell apart, and a decomposition to break."""
+
+    equal_dims = True
+    cases = (fusion_onnx.Case(dims=(4, 4)),)
+
+    def __init__(self, dims=None, *, table=(1.0, 2.0), **base):
+        super().__init__(dims, **base)
+        self.table = list(table)
+
+    def calculate_n(self, dims=None):
+        return (dims or self.dims)[0]
+
+    def calculate_l(self):
+        return 0
+
+    def fuse(self, xs, w):
+        return xs[0] * self.table[0] + xs[1] * self.table[1]
+
+    def decompose(self, op, xs, w):
+        return op.Add(op.Mul(xs[0], op.constant(self.table[0])), op.Mul(xs[1], op.constant(self.table[1])))
+
+
+@pytest.mark.parametrize("inline", ["none", "all"])
+def test_two_fusions_of_one_class_with_other_options_have_bodies_of_their_own(inline):
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = ScaledFusion([4, 4], table=[1.5, 2.0])
+            self.b = ScaledFusion([4, 4], table=[3.0, 0.2])
+
+        def forward(self, x, z):
+            return self.a([x, z]) - self.b([x, z])
+
+    assert export(Both(), tuple(xs((3, 4), (3, 4))), inline=inline).verdict.passed
+
+
+def test_a_broken_decomposition_is_named():
+    class Raises(ScaledFusion):
+        def decompose(self, op, xs, w):
+            return op.Add(xs[0], xs[7])
+
+    class Number(ScaledFusion):
+        def decompose(self, op, xs, w):
+            return 3.0
+
+    class Swapped(ScaledFusion):
+        def decompose(self, op, xs, w):
+            return super().decompose(op, list(reversed(xs)), w)
+
+    for cls, said in ((Raises, "Raises.decompose failed: IndexError"), (Number, "Number.decompose returns one value")):
+        with pytest.raises(ExportError, match=said):
+            export(cls([4, 4]), (xs((3, 4), (3, 4)),))
+    fusion_onnx.testing.check_fusion(ScaledFusion)
+    with pytest.raises(AssertionError, match="fuse and decompose differ"):
+        fusion_onnx.testing.check_fusion(Swapped)
+
+
+def test_hidden_state_that_is_no_option_is_refused():
+    class Hidden(ScaledFusion):
+        def __init__(self, dims=None, **base):
+            super().__init__(dims, **base)
+            self.c = torch.rand(()).item()
+
+    Hidden([4, 4])
+    with pytest.raises(FusionError, match="keeps c="):
+        Hidden([4, 4])
+
+
+def test_preprocessing_in_place_leaves_the_callers_tensors_alone():
+    fusion = create("concatenation", preprocess_functions=torch.nn.ReLU(inplace=True))
+    x = [-torch.ones(2, 3), -torch.ones(2, 4)]
+    assert fusion(x).eq(0).all()
+    assert x[0].eq(-1).all()

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxscript import build_function
 from onnxscript._internal.builder import OpBuilder, make_value
 
+from fusion_exporters.inputs import ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.torch_op import DOMAIN
 
@@ -71,7 +72,15 @@ def build_body(
             values = tuple(builder.Cast(v, to=ir.DataType.FLOAT.value) for v in values)
         held = count + len(buffers)
         w = values[held] if len(values) > held else None
-        y = fusion.decompose(op, list(values[:count]), w, *values[count:held])
+        try:
+            y = fusion.decompose(op, list(values[:count]), w, *values[count:held])
+        except Exception as error:
+            raise ExportError(f"{_method(fusion)} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(y, ir.Value):
+            raise ExportError(
+                f"{_method(fusion)} returns one value, what an operator gave, as in op.Add(x, y); "
+                f"got {type(y).__name__}. Numbers go in as op.constant(2)."
+            )
         if widen:
             y = builder.Cast(y, to=dtype.value)
         elif any(y is v for v in values):
@@ -104,16 +113,16 @@ def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | No
     parts = [fusion.strategy()]
     parts += [str(d) for d in dims] if fusion.needs_dims and dims and count <= 8 else [f"k{count}"]
     if fusion.needs_dims and dims and count > 8:
-        parts.append("d" + _digest(dims))
+        parts.append("d" + digest(dims))
     defaults = {name: parameter.default for name, parameter in fusion.options().items()}
     for key, value in options.items():
         if isinstance(value, bool):
-            parts += [key] if value != defaults[key] else []
+            parts += [] if value == defaults[key] else [key if value else f"no_{key}"]
         elif isinstance(value, int) and value >= 0:
             parts.append(f"{key}{value}")
         elif value != defaults[key]:
             plain = isinstance(value, str) and value.isidentifier()
-            parts.append(f"{key}_{value if plain else _digest(value)}")
+            parts.append(f"{key}_{value if plain else digest(value)}")
     if dtype != ir.DataType.FLOAT:
         parts.append({"DOUBLE": "float64"}.get(dtype.name, dtype.name.lower()))
     if rank is not None and rank != 2:
@@ -121,7 +130,12 @@ def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | No
     return re.sub(r"\W", "_", "_".join(parts))
 
 
-def _digest(value: Any) -> str:
+def _method(fusion: Fusion) -> str:
+    return f"{type(fusion).__name__}.decompose"
+
+
+def digest(value: Any) -> str:
+    """Return eight hexadecimal digits that tell this plain data from other."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 

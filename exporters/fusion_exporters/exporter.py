@@ -89,6 +89,7 @@ def export(
     """
     target = None if path is None else _target(path, overwrite)
     _check(module, opset, inline)
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with _evaluating(module):
         inputs = signature(module, example_inputs, dynamic, input_names)
         model = _translate(module, inputs, opset, output_names)
@@ -114,7 +115,9 @@ def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, provi
     try:
         return _verify(module, ir.to_proto(model).SerializeToString(), inputs.args, providers)
     except SessionError as error:
-        raise ExportError(f"cannot be verified here: {error} Or pass verify=False to export it unverified.") from error
+        if "cannot load" in str(error):
+            raise ExportError(f"what was exported is no valid model: {error}") from error
+        raise ExportError(f"cannot be verified here: {error}. Or pass verify=False to export it unverified.") from error
 
 
 def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -131,7 +134,7 @@ def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 def _check(module: Any, opset: Any, inline: Any) -> None:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"export takes a torch.nn.Module; got {type(module).__name__}.")
-    if opset not in OPSETS or isinstance(opset, bool):
+    if not isinstance(opset, int) or isinstance(opset, bool) or opset not in OPSETS:
         raise ExportError(f"opset is {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}.")
     if inline not in ("none", "all"):
         raise ExportError(f'inline is "none" or "all"; got {inline!r}.')
@@ -152,18 +155,17 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
 def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
     with torch.no_grad():
         outputs = module(*inputs.args)  # what is wrong with the inputs shows here, in the module's own words
-    if isinstance(outputs, torch.Tensor) and any(outputs is leaf for leaf in inputs.args):
-        raise ExportError("the module returns its input unchanged; there is nothing to export.")
+    names = output_names(outputs, names, inputs.names)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
-                inputs.args,
+                (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
                 input_names=inputs.names,
-                output_names=output_names(outputs, names),
+                output_names=names,
                 dynamic_shapes=inputs.dynamic_shapes(),
                 custom_translation_table=graph.translations(),
             )
@@ -172,7 +174,18 @@ def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Se
     except Exception as error:
         raise ExportError(_reason(error, inputs)) from error
     assert program is not None
+    _check_ranges(program.exported_program, inputs)
     return program.model
+
+
+def _check_ranges(program: Any, inputs: Signature) -> None:
+    """Refuse a module that takes one branch for small batches and another for large ones: only one was traced."""
+    for symbol, allowed in getattr(program, "range_constraints", {}).items():
+        if str(allowed.upper).isdigit():
+            raise ExportError(
+                f"the module does something else where a dynamic axis is larger than {allowed.upper} ({symbol}); an "
+                "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
+            )
 
 
 def _reason(error: BaseException, inputs: Signature) -> str:

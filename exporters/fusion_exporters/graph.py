@@ -12,7 +12,7 @@ from onnx_ir.passes import common as passes
 from onnxscript.values import Op, Opset
 
 import fusion_onnx
-from fusion_exporters.bodies import build_body
+from fusion_exporters.bodies import build_body, digest
 from fusion_exporters.inputs import Axes, ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
@@ -55,6 +55,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
     ops = {str(packet): packet for packet in STRATEGY_OF_OP}
     opset = model.opset_imports[""]
     texts: dict[str, str] = {}
+    classes: dict[str, type[Fusion]] = {}
     taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
@@ -64,7 +65,10 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
         node.attributes.pop("count")
         path = _module_path(node, module)
         body = build_body(fusion, [_given(v) for v in node.inputs], count, fusion._buffer_names, opset)
-        text = ir.serde.serialize_function(body).SerializeToString(deterministic=True).hex()
+        if body.name in classes and texts[body.name] != _text(body) and classes[body.name] is type(fusion):
+            body.name += "_" + digest(config)  # something that the name does not tell decides the body
+        text = _text(body)
+        classes.setdefault(body.name, type(fusion))
         if texts.setdefault(body.name, text) != text:
             raise ExportError(
                 f"two different strategies are named {fusion.strategy()!r} and would share the function {body.name}; "
@@ -78,6 +82,13 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
     model.opset_imports[DOMAIN] = 1
     if not texts:
         del model.opset_imports[DOMAIN]
+
+
+def _text(body: ir.Function) -> str:
+    name, body.name = body.name, "body"
+    text: str = ir.serde.serialize_function(body).SerializeToString(deterministic=True).hex()
+    body.name = name
+    return text
 
 
 def _given(value: ir.Value | None) -> ir.Value:
@@ -107,6 +118,20 @@ def _name_parameters(node: ir.Node, path: str) -> None:
             graph.initializers[name] = last
 
 
+def _same_symbol(names: list[str], axes: list[Axes], found: dict[str | None, ir.Value]) -> None:
+    """Raise ExportError where two axes with different names came out as one."""
+    owner: dict[str, str] = {}
+    for name, wanted in zip(names, axes, strict=True):
+        for axis, axis_name in wanted.items():
+            shape = found[name].shape
+            symbol = "" if shape is None else str(shape[axis])
+            if owner.setdefault(symbol, axis_name) != axis_name:
+                raise ExportError(
+                    f"axes {owner[symbol]!r} and {axis_name!r} came out as one: the module makes them equal. "
+                    "Give them one name."
+                )
+
+
 def check_axes(model: ir.Model, names: list[str], axes: list[Axes]) -> None:
     """Raise ExportError where an axis that was to be dynamic came out static, or an input is missing."""
     found = {value.name: value for value in model.graph.inputs}
@@ -121,12 +146,13 @@ def check_axes(model: ir.Model, names: list[str], axes: list[Axes]) -> None:
                     f"axis {axis} of {name} was to be dynamic ({axis_name!r}) and came out as {size}: the module fixes "
                     "it. Take sizes from x.shape inside forward, not from numbers or len(); or leave the axis static."
                 )
+    _same_symbol(names, axes, found)
 
 
 def _readable(node: ir.Node) -> str:
     """Return the path of the module that the operator came from, and the operator: `left/Gemm`."""
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    path = next((scope for scope in reversed(scopes[:-1]) if scope), "")
+    path = next((scope for scope in reversed(scopes[:-1]) if scope and not scope.startswith("_")), "")
     return f"{path}/{node.op_type}" if path else node.op_type
 
 
@@ -158,6 +184,7 @@ def tidy(model: ir.Model) -> None:
 
 def inlined(model: ir.Model) -> ir.Model:
     """Return the model with every fusion's body in place of its node, named after it: `merge/matmul_1`."""
+    shared = [identifier for identifier, body in model.functions.items() if body.domain == DOMAIN]
     for i, node in enumerate([n for n in model.graph.all_nodes() if n.domain == DOMAIN]):
         body = model.functions[node.op_identifier()].clone()
         body.name = node.op_type = f"{node.op_type}__{i}"  # a body of its own, so that its names can be the node's
@@ -168,7 +195,7 @@ def inlined(model: ir.Model) -> ir.Model:
             for output in inner.outputs:
                 output.name = f"{node.name}/{output.name}"
         model.functions[body.identifier()] = body
-    for identifier in [key for key, body in model.functions.items() if body.domain == DOMAIN and "__" not in body.name]:
+    for identifier in shared:
         del model.functions[identifier]
     result = passes.InlinePass()(model).model
     result.opset_imports.pop(DOMAIN, None)

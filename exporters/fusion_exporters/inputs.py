@@ -33,6 +33,8 @@ class Signature:
     args: tuple[Any, ...]
     names: list[str]
     axes: list[Axes]
+    starred: int | None = None
+    """Where forward's `*args` begin, which torch takes as one argument."""
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Return the axes in the nesting of the arguments, as torch.onnx.export takes them."""
@@ -40,7 +42,7 @@ class Signature:
         axes = iter(self.axes)
         shapes = [dict(next(axes)) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
         nested: tuple[Any, ...] = pytree.tree_unflatten(shapes, spec)
-        return nested
+        return nested if self.starred is None else (*nested[: self.starred], nested[self.starred :])
 
 
 def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names: Sequence[str] | None) -> Signature:
@@ -60,7 +62,7 @@ def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names:
     _refuse_aliases(args)
     found = _leaf_names(module, args)
     if names is not None:
-        if len(names) != len(found):
+        if isinstance(names, str) or len(names) != len(found) or not all(isinstance(n, str) and n for n in names):
             raise ExportError(f"input_names: the example has {len(found)} tensors, {found}; got {list(names)}.")
         found = list(names)
     if len(set(found)) != len(found):
@@ -69,19 +71,37 @@ def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names:
     if not leaves:
         raise ExportError("example_inputs holds no tensor.")
     axes = _axes(module, args, dynamic, found, leaves)
-    return Signature(_enlarged(args, found, axes), found, axes)
+    return Signature(_enlarged(args, found, axes), found, axes, _starred(module))
 
 
-def output_names(outputs: Any, names: Sequence[str] | None) -> list[str]:
-    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping."""
+def output_names(outputs: Any, names: Sequence[str] | None, taken: Sequence[str]) -> list[str]:
+    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping.
+
+    `taken` are the inputs' names: a name of theirs gets `output_` put before it, or is refused where it was given.
+    """
     leaves = pytree.tree_leaves(outputs)
+    odd = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)]
+    if odd or not leaves:
+        raise ExportError(f"a model returns tensors; the module returns {', '.join(odd) or 'nothing'}. Leave it out.")
     if names is not None:
-        if len(names) != len(leaves):
-            raise ExportError(f"output_names: the module returns {len(leaves)} tensors; got {list(names)}.")
+        clash = sorted(set(names) & set(taken))
+        if isinstance(names, str) or len(names) != len(leaves) or len(set(names)) != len(names):
+            raise ExportError(f"output_names: {len(leaves)} different names, one a tensor; got {names!r}.")
+        if clash:
+            raise ExportError(f"output_names: {clash} are names of inputs; choose others.")
         return list(names)
     if isinstance(outputs, Mapping) and len(outputs) == len(leaves):
-        return [str(key) for key in outputs]
-    return ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
+        found = [str(key) for key in outputs]
+    else:
+        found = ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
+    return [f"output_{name}" if name in taken else name for name in found]
+
+
+def _starred(module: torch.nn.Module) -> int | None:
+    for i, parameter in enumerate(inspect.signature(module.forward).parameters.values()):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return i
+    return None
 
 
 def _refuse_aliases(args: tuple[Any, ...]) -> None:
@@ -126,6 +146,8 @@ def _axes(
     if dynamic is None or dynamic is False:
         return [{} for _ in leaves]
     if isinstance(dynamic, str):
+        if not dynamic.isidentifier():
+            raise ExportError(f"an axis has a name, such as 'batch'; got dynamic={dynamic!r}.")
         # the last axis holds the features, so a tensor of rank 1 has no batch; nor have a fusion's parameters
         parameters = args[1] if isinstance(module, Fusion) and len(args) > 1 else None
         return [{0: dynamic} if t.ndim >= 2 and t is not parameters else {} for t in leaves]

@@ -160,6 +160,8 @@ def _source(model: Any) -> str | bytes:
             return os.fsdecode(path)
     if isinstance(model, bytes | bytearray | memoryview):
         return bytes(model)
+    if hasattr(getattr(model, "model", None), "SerializeToString"):  # an export kept in memory
+        model = model.model
     if hasattr(model, "SerializeToString"):
         return bytes(model.SerializeToString())
     raise TypeError(

@@ -20,6 +20,10 @@ RULE = (
     f"{FACTOR} × the largest |eager − float64| over {PROBES} + 1 draws of the input, + 4 u |y| "
     "(u: half the machine epsilon of the output's dtype)"
 )
+UNMEASURED = (
+    "256 u max |y| (u: half the machine epsilon of the output's dtype): the module cannot be run in float64, "
+    "so its own error cannot be measured"
+)
 _DOUBLE_PER_SINGLE = 2.0**-29  # the machine epsilon of float64 over that of float32
 
 
@@ -47,26 +51,33 @@ def verify(module: torch.nn.Module, model: Any, inputs: Any = None, providers: A
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        findings = _findings(module, session, args)
+        findings, rule = _findings(module, session, args)
     finally:
         for part, mode in modes:
             part.training = mode
-    return Verdict(tuple(findings), tuple(session.providers), RULE)
+    return Verdict(tuple(findings), tuple(session.providers), rule)
 
 
-def _findings(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) -> list[Finding]:
+def _findings(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) -> tuple[list[Finding], str]:
     tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     if len(tensors) != len(session.inputs):
         detail = f"the model takes {len(session.inputs)} inputs, the module is given {len(tensors)} tensors"
-        return [_broken("the inputs", "count", detail)]
-    noise = _noise(module, args)
-    found = []
+        return [_broken("the inputs", "count", detail)], RULE
+    once, twice = _run(module, args), _run(module, args)
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(once, twice, strict=True)):
+        detail = "the module gives different results for the same inputs; nothing can be equal to it"
+        return [_broken("as given", "eager", detail)], RULE
+    noise, rule = _noise(module, args, once)
+    found: list[Finding] = []
+    compared = False
     for case, tried in _cases(module, session, args):
         try:
             eager = _run(module, tried)
         except Exception as error:
             if tried is args:
                 raise
+            if case.rpartition(" ")[2] in ("0", "1"):
+                continue  # such as a batch norm in training, or a mean over no rows: not in the module's domain
             found.append(_broken(case, "eager", f"the module itself does not run at this size: {error}"))
             continue
         try:
@@ -79,9 +90,12 @@ def _findings(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) 
             continue
         for info, a, b, measured in zip(session.outputs, eager, model, noise, strict=True):
             y = _array(a)
+            compared = compared or bool(np.isfinite(y).any())
             allowed = FACTOR * measured + 4 * _unit(a) * np.abs(np.where(np.isfinite(y), y, 0))
             found.append(compare(case, info.name, (_name(a), _name(b)), y, _array(b), allowed))
-    return found
+    if not compared and any(finding.shape and 0 not in finding.shape for finding in found):
+        found.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
+    return found, rule
 
 
 def _broken(case: str, failed: str, detail: str) -> Finding:
@@ -89,7 +103,7 @@ def _broken(case: str, failed: str, detail: str) -> Finding:
 
 
 def _cases(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) -> list[tuple[str, tuple[Any, ...]]]:
-    """Return the inputs as given, and resized along the dynamic axes: to 2 s + 1, and for fusions to 1 and 0 too.
+    """Return the inputs as given, and resized along the dynamic axes: to 2 s + 1, to 1, and for fusions to 0 too.
 
     Fusions are defined for an empty batch; not every network is, nor every runtime for what else it consists of.
     """
@@ -103,9 +117,9 @@ def _cases(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) -> 
     given = {name: leaves[where[0][0]].shape[where[0][1]] for name, where in axes.items()}
     cases = [(_label(given) or "as given", args)]
     generator = torch.Generator().manual_seed(0)
-    others = [{name: 2 * size + 1 for name, size in given.items()}]
+    others = [{name: 2 * size + 1 for name, size in given.items()}, dict.fromkeys(given, 1)]
     if isinstance(module, (Fusion, FusionLayer)):
-        others += [dict.fromkeys(given, 1), dict.fromkeys(given, 0)]
+        others.append(dict.fromkeys(given, 0))
     for sizes in others:
         if sizes == given:
             continue
@@ -133,7 +147,17 @@ def _resampled(tensor: torch.Tensor, axis: int, size: int, generator: torch.Gene
     return tensor.detach().flatten()[chosen].reshape(shape)
 
 
-def _noise(module: torch.nn.Module, args: tuple[Any, ...]) -> list[float]:
+def _noise(module: torch.nn.Module, args: tuple[Any, ...], once: list[torch.Tensor]) -> tuple[list[float], str]:
+    """Return what eager execution loses, by output, and the rule that makes the tolerance of it."""
+    try:
+        return _measured(module, args), RULE
+    except Exception:  # whatever a module that was not made for float64 may raise
+        finite = [_array(y)[np.isfinite(_array(y))] for y in once]
+        largest = [float(np.abs(y).max()) if y.size else 0.0 for y in finite]
+        return [256 / FACTOR * _unit(y) * m for y, m in zip(once, largest, strict=True)], UNMEASURED
+
+
+def _measured(module: torch.nn.Module, args: tuple[Any, ...]) -> list[float]:
     """Return, for each output, the largest |eager - float64| over the inputs and resampled ones.
 
     A float64 module has nothing better to be compared with: what float32 loses against it, times the ratio of their

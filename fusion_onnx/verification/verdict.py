@@ -73,7 +73,7 @@ class Verdict:
 
     def to_json(self) -> str:
         """Return all findings as JSON."""
-        return json.dumps(_finite(self.to_dict()), indent=2)
+        return json.dumps(plain(self.to_dict()), indent=2)
 
     def table(self) -> "Table":
         """Return a rich table of the findings."""
@@ -83,15 +83,20 @@ class Verdict:
         title = f"verification on {', '.join(self.providers)}: {'passed' if self.passed else 'FAILED'}"
         table = Table(title=title, caption=f"tolerance: {self.rule}", title_style="bold green" if self else "bold red")
         for heading in ("case", "output", "shape", "dtype"):
-            table.add_column(heading)
+            table.add_column(heading, no_wrap=heading == "case")
         for heading in ("error", "allowed", "ratio"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("verdict", overflow="fold")
+        table.add_column("verdict", no_wrap=True)
         for f in self.findings:
-            verdict = "[green]equal[/]" if f.passed else f"[red]{f.failed}[/]: {escape(f.detail)}"
+            verdict = "[green]equal[/]" if f.passed else f"[red]{f.failed}[/]"
             numbers = (f"{f.error:.2e}", f"{f.tolerance:.2e}", f"{f.ratio:.2f}")
             table.add_row(f.case, f.output, escape(str(list(f.shape))), f.dtype, *numbers, verdict)
         return table
+
+    @property
+    def reasons(self) -> list[str]:
+        """One line for each finding that failed: where, which check, and the numbers."""
+        return [f"{f.case}, {f.output or 'all outputs'}: {f.failed}: {f.detail}" for f in self.findings if f.failed]
 
     def __str__(self) -> str:
         lines = [f"{'passed' if self.passed else 'FAILED'} on {', '.join(self.providers)}; tolerance: {self.rule}"]
@@ -104,10 +109,10 @@ class Verdict:
         return f"Verdict({'passed' if self.passed else 'FAILED'}, largest error {self.max_error:.3g})"
 
 
-def _finite(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Replace what JSON has no word for: NaN and infinities become text."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
