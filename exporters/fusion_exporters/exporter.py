@@ -21,6 +21,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.runtime import SessionError
 from fusion_onnx.verification import Verdict, verify
+from fusion_onnx.verification.eager import evaluating
 
 OPSETS = range(18, 27)
 DEFAULT_OPSET = 18
@@ -90,7 +91,7 @@ def export(
     target = None if path is None else _target(path, overwrite)
     _check(module, opset, inline)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    with _evaluating(module):
+    with evaluating(module):
         inputs = signature(module, example_inputs, dynamic, input_names)
         model = _translate(module, inputs, opset, output_names)
         graph.check_axes(model, inputs.names, inputs.axes)
@@ -138,18 +139,6 @@ def _check(module: Any, opset: Any, inline: Any) -> None:
         raise ExportError(f"opset is {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}.")
     if inline not in ("none", "all"):
         raise ExportError(f'inline is "none" or "all"; got {inline!r}.')
-
-
-@contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Put the module into eval mode, and every part of it back into the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:

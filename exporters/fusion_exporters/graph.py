@@ -53,7 +53,7 @@ def _translation(packet: Any, name: str) -> Any:
 def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
     """Give every fusion's node its name in the module, and attach the function that says what it computes."""
     ops = {str(packet): packet for packet in STRATEGY_OF_OP}
-    opset = model.opset_imports[""]
+    opset, modules = model.opset_imports[""], dict(module.named_modules())
     texts: dict[str, str] = {}
     classes: dict[str, type[Fusion]] = {}
     taken: dict[str, int] = {}
@@ -63,11 +63,11 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
         config, count = node.attributes["config"].as_string(), node.attributes["count"].as_int()
         fusion = stand_in(ops[node.attributes.pop("torch_op").as_string()], config)
         node.attributes.pop("count")
-        path = _module_path(node, module)
+        path = _module_path(node, modules)
         body = build_body(fusion, [_given(v) for v in node.inputs], count, fusion._buffer_names, opset)
-        if body.name in classes and texts[body.name] != _text(body) and classes[body.name] is type(fusion):
-            body.name += "_" + digest(config)  # something that the name does not tell decides the body
         text = _text(body)
+        if classes.get(body.name) is type(fusion) and texts[body.name] != text:
+            body.name += "_" + digest(config)  # something that the name does not tell decides the body
         classes.setdefault(body.name, type(fusion))
         if texts.setdefault(body.name, text) != text:
             raise ExportError(
@@ -96,11 +96,15 @@ def _given(value: ir.Value | None) -> ir.Value:
     return value
 
 
-def _module_path(node: ir.Node, module: torch.nn.Module) -> str:
+def _scopes(node: ir.Node) -> list[str]:
+    """Return the paths of the modules that torch traced the operator in, outermost first, and the operator's name."""
+    scopes: list[str] = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    return scopes
+
+
+def _module_path(node: ir.Node, modules: Mapping[str, torch.nn.Module]) -> str:
     """Return the path of the fusion's module, of its FusionLayer where it is inside one; empty for a bare fusion."""
-    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    modules = dict(module.named_modules())
-    path: str = next((s for s in reversed(scopes) if isinstance(modules.get(s), Fusion)), "")
+    path = next((s for s in reversed(_scopes(node)) if isinstance(modules.get(s), Fusion)), "")
     owner = path.rpartition(".")[0]
     return owner if isinstance(modules.get(owner), FusionLayer) and owner != path else path
 
@@ -151,8 +155,7 @@ def check_axes(model: ir.Model, names: list[str], axes: list[Axes]) -> None:
 
 def _readable(node: ir.Node) -> str:
     """Return the path of the module that the operator came from, and the operator: `left/Gemm`."""
-    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    path = next((scope for scope in reversed(scopes[:-1]) if scope and not scope.startswith("_")), "")
+    path = next((scope for scope in reversed(_scopes(node)[:-1]) if scope and not scope.startswith("_")), "")
     return f"{path}/{node.op_type}" if path else node.op_type
 
 

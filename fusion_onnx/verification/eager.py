@@ -1,7 +1,8 @@
 """`verify`: a model against the module it was exported from, at several batch sizes."""
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,14 +49,21 @@ def verify(module: torch.nn.Module, model: Any, inputs: Any = None, providers: A
     session = Session(model, providers)
     args = _drawn(module, session) if inputs is None else inputs
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    with evaluating(module):
+        findings, rule = _findings(module, session, args)
+    return Verdict(tuple(findings), tuple(session.providers), rule)
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Put the module into eval mode, and every part of it back into the mode it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        findings, rule = _findings(module, session, args)
+        yield
     finally:
         for part, mode in modes:
             part.training = mode
-    return Verdict(tuple(findings), tuple(session.providers), rule)
 
 
 def _findings(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) -> tuple[list[Finding], str]:
@@ -77,7 +85,7 @@ def _findings(module: torch.nn.Module, session: Session, args: tuple[Any, ...]) 
             if tried is args:
                 raise
             if case.rpartition(" ")[2] in ("0", "1"):
-                continue  # such as a batch norm in training, or a mean over no rows: not in the module's domain
+                continue  # such as a variance over one row: not in the module's domain
             found.append(_broken(case, "eager", f"the module itself does not run at this size: {error}"))
             continue
         try:
