@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fusion_onnx import functions as _functions
 from fusion_onnx import torch_op
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.base import function, not_given
 from fusion_onnx.errors import FusionError
 
@@ -109,6 +110,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     """Whether all inputs have one shape; otherwise they agree on all axes but the last."""
     exact: ClassVar[bool] = False
     """Whether the output's entries are input entries (selection, concatenation): no arithmetic, nothing to round."""
+    bitwise: ClassVar[bool] = False
+    """Whether `fuse` and `decompose` fix one order of operations, so that IEEE arithmetic gives both the same bits."""
     tinybig: ClassVar[tuple[str, ...]] = ()
     """The names that the tinyBIG library has for this strategy."""
     tinybig_defaults: ClassVar[Mapping[str, Any]] = {}
@@ -178,6 +181,16 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write the same maths as ONNX operators: `op.MatMul(x, y)`; `op.rank` is the inputs' rank."""
         not_given(self, "decompose")
+
+    def error_bound(
+        self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor
+    ) -> Tensor | None:
+        """Bound |computed - exact|, entry by entry, for a computation in that arithmetic, in any order it may choose.
+
+        Everything comes in float64, and so does the bound, broadcast to the output's shape; infinite where the order
+        decides whether it overflows. 0 for exact strategies. None: no bound is stated, and the verifier measures.
+        """
+        return xs[0].new_zeros(()) if self.exact else None
 
     # --- the contract's methods -----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
@@ -103,6 +104,27 @@ class KroneckerBase(ProjectionFusion):
             else:
                 cost, rows = cost + left[i][0] * rows * columns, left[i][0]
         return cost
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        left_shapes, right_shapes = self.factor_shapes()
+        factors = matrices(w, *left_shapes, *right_shapes)
+        left, right = factors[: len(left_shapes)], factors[len(left_shapes) :]
+        if self.product == "kronecker":
+            sides = {"left": left, "right": right}
+            applied = [sides[side][i] for side, i in self._order(left_shapes, right_shapes)]
+            return arithmetic.chain(self.fuse, xs, [w], [(factor.shape[1], factor) for factor in applied])
+        made = sum(shape[1] for shapes in (left_shapes, right_shapes) for shape in shapes[:-1])  # L and R themselves
+        whole, column = _product(right), _product(left).reshape(-1, 1)
+        if self.q % self.s == 0:
+            c = self.q // self.s
+            stages = [(self.s * self.t, whole.reshape(1, -1)), (c, column.reshape(self.n, c))]
+        elif self.s % self.q == 0:
+            stages = [(self.total, whole.reshape(-1, self.total)), (1, column)]
+        else:
+            made += 1
+            stages = [(self.total, (column * whole.reshape(1, -1)).reshape(self.n, self.total))]
+        return arithmetic.chain(self.fuse, xs, [w], stages, made)
 
     def _outer(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         if self.q % self.s == 0:

@@ -6,12 +6,20 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.fusions._entrywise import chain
 
 
 def weighted(xs: Sequence[Tensor], a: Tensor) -> Tensor:
     """Return Σ a_i x_i for k tensors (..., n) and weights (k,)."""
     return chain([x * a[i] for i, x in enumerate(xs)], operator.add)
+
+
+def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> Tensor:
+    """Bound what that loses: a rounding for each product, and k - 1 for the sum."""
+    k = len(xs)
+    share = (1 + arithmetic.u) * (1 + arithmetic.gamma(k - 1)) - 1
+    return share * weighted([x.abs() for x in xs], a.abs()) + k * arithmetic.eta
 
 
 def weighted_decomposition(op: Any, xs: Sequence[Any], a: Any) -> Any:

@@ -16,6 +16,7 @@ class ConcatenationFusion(Fusion):
     formula = "[x_1 ... x_k]"
     rule_n = "D"
     exact = True
+    bitwise = True
     tinybig = ("concatenation_fusion",)
     cases = (Case(dims=(4, 6, 2)), Case(dims=(3, 3)), Case(dims=(5,)), Case(dims=tuple(range(1, 17))))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -13,10 +14,14 @@ class L1NormFusion(EntrywiseFusion):
     """The L1 norm over k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "Σ |x_i|"
+    bitwise = True
     tinybig = ("l1_norm_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain([x.abs() for x in xs], operator.add)
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        return arithmetic.gamma(len(xs) - 1) * self.fuse(xs, w)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain([op.Abs(x) for x in xs], op.Add)

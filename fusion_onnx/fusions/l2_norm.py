@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -26,6 +27,14 @@ class L2NormFusion(EntrywiseFusion):
         zero = squares == 0
         # √ has an infinite slope at 0, which would make every gradient there NaN
         return torch.where(zero, squares, torch.where(zero, 1, squares).sqrt())
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        k = len(xs)
+        if k == 1:
+            return xs[0].new_zeros(())
+        # √ halves the share the sum lost, and loses up to an ulp, 2 u; an underflow of k squares comes out as √(k η)
+        share: float = arithmetic.gamma(k) / 2 + 2 * arithmetic.u
+        return share * self.fuse(xs, w) + float((k * arithmetic.eta) ** 0.5)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         if len(xs) == 1:

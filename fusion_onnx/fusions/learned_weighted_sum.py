@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_decomposition
+from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_decomposition
 
 
 class LearnedWeightedSumFusion(EntrywiseFusion):
     """The weighted sum of k tensors (..., n) of one shape with trained weights; n = n_1, l = k, w = [w_1, ..., w_k]."""
 
     formula = "Σ w_i x_i"
+    bitwise = True
     rule_l = "k"
     tinybig = ("parameterized_weighted_summation_fusion",)
 
@@ -39,6 +41,10 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         return weighted(xs, w)
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        return weighted_bound(arithmetic, xs, w)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return weighted_decomposition(op, xs, w)

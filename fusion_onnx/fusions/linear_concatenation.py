@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
@@ -32,6 +33,10 @@ class LinearConcatenationFusion(ProjectionFusion):
         assert w is not None
         (matrix,) = matrices(w, (self.n, self.total))
         return joined(xs) @ matrix.T
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        return arithmetic.chain(self.fuse, xs, [w], [(self.total, w.reshape(self.n, self.total))])
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (matrix,) = matrices_decomposition(op, w, (self.n, self.total))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
@@ -48,6 +49,11 @@ class LowRankConcatenationFusion(ProjectionFusion):
         assert w is not None
         a, b = matrices(w, (self.n, self.r), (self.r, self.total))
         return (joined(xs) @ b.T) @ a.T
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        a, b = matrices(w, (self.n, self.r), (self.r, self.total))
+        return arithmetic.chain(self.fuse, xs, [w], [(self.total, b), (self.r, a)])
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))

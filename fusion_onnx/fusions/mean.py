@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -13,10 +14,15 @@ class MeanFusion(EntrywiseFusion):
     """The arithmetic mean of k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "Σ x_i / k"
+    bitwise = True
     tinybig = ("average_fusion", "mean_fusion")
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.add) / len(xs)
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        k = len(xs)  # the division may be a product with the rounded 1 / k: two roundings more than the sum
+        return arithmetic.gamma(k + 1) * chain([x.abs() for x in xs], operator.add) / k + arithmetic.eta
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         # ONNX has Mean, but ONNX Runtime runs it in float32 on the CPU alone

@@ -22,6 +22,7 @@ class MedianFusion(EntrywiseFusion):
 
     formula = "lower median of x_i"
     exact = True
+    bitwise = True
     tinybig = ("median_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:

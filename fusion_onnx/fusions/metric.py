@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx import functions
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions import _folder
@@ -52,6 +53,7 @@ class MetricFusion(EntrywiseFusion):
             self._reductions = _reduction(metric)
             if self._reductions:
                 self.exact = self._reductions[0].exact  # type: ignore[misc]  # the reduction decides, not the class
+                self.bitwise = self._reductions[0].bitwise  # type: ignore[misc]
             else:
                 self.metric = functions.lookup(metric)
         if not isinstance(self.metric, str) and (not callable(self.metric) or isinstance(self.metric, type)):
@@ -76,6 +78,11 @@ class MetricFusion(EntrywiseFusion):
                 f"{self.name}: the metric reduces (N, k) to (N,); it returned {got}. Reduce the last axis."
             )
         return y.reshape(xs[0].shape)
+
+    def error_bound(
+        self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor
+    ) -> Tensor | None:
+        return self._reductions[0].error_bound(arithmetic, xs, w) if self._reductions else None
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return self._reductions[0].decompose(op, xs, w)  # a callable metric is traced and never comes here

@@ -14,6 +14,7 @@ class MinFusion(EntrywiseFusion):
 
     formula = "min x_i"
     exact = True
+    bitwise = True
     tinybig = ("min_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions._projection import (
@@ -83,6 +84,12 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
         assert w is not None
         (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
         return (((joined(xs) @ b) * inner) @ a.T) * outer
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        assert w is not None
+        (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
+        stages = [(self.total, b.T), (1, inner.unsqueeze(-1)), (self.r, a), (1, outer.unsqueeze(-1))]
+        return arithmetic.chain(self.fuse, xs, [w, *buffers], stages)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_decomposition
+from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_decomposition
 
 
 class WeightedSumFusion(EntrywiseFusion):
@@ -24,6 +25,7 @@ class WeightedSumFusion(EntrywiseFusion):
     """
 
     formula = "Σ a_i x_i"
+    bitwise = True
     rule_l = "0, or k if trained"
     tinybig = ("weighted_summation_fusion",)
     cases = (
@@ -89,12 +91,18 @@ class WeightedSumFusion(EntrywiseFusion):
         return xs
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        a = w if w is not None else buffers[0] if buffers else xs[0].new_ones(len(xs))
-        return weighted(xs, a)
+        return weighted(xs, self._weights(xs, w, buffers))
+
+    def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        return weighted_bound(arithmetic, xs, self._weights(xs, w, buffers))
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         a = w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
         return weighted_decomposition(op, xs, a)
+
+    @staticmethod
+    def _weights(xs: Sequence[Tensor], w: Tensor | None, buffers: Sequence[Tensor]) -> Tensor:
+        return w if w is not None else buffers[0] if buffers else xs[0].new_ones(len(xs))
 
 
 def _dtype(weights: Any, name: str | None) -> torch.dtype:

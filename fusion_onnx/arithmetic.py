@@ -1,0 +1,74 @@
+"""The standard model of floating-point arithmetic, from which the strategies' error bounds are made.
+
+fl(a ∘ b) = (a ∘ b)(1 + δ) + ε with |δ| ≤ u and |ε| ≤ η/2, ε = 0 for sums (Higham, Accuracy and Stability of Numerical
+Algorithms, 2002, chapters 2 and 3). n roundings in a row lose at most a share γ(n) = n u / (1 - n u).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What is computed in: `dtype` is the type of every intermediate result."""
+
+    dtype: torch.dtype
+
+    @property
+    def u(self) -> float:
+        """The unit roundoff: half the machine epsilon."""
+        return torch.finfo(self.dtype).eps / 2
+
+    @property
+    def eta(self) -> float:
+        """The smallest positive subnormal number."""
+        return torch.finfo(self.dtype).smallest_normal * torch.finfo(self.dtype).eps
+
+    def gamma(self, n: int) -> float:
+        """Return γ(n), what n roundings lose at most, as a share of the sum of the terms' sizes."""
+        return n * self.u / (1 - n * self.u)
+
+    def inner(self, length: int) -> float:
+        """Return the share that an inner product loses in whatever order it is summed.
+
+        γ(K); from K = 512 on 6 √K u where that is less, for roundings do not all point one way (Higham and Mary, A new
+        approach to probabilistic rounding error analysis, 2019).
+        """
+        share = self.gamma(length)
+        return min(share, 6 * length**0.5 * self.u) if length >= 512 else share
+
+    def chain(
+        self,
+        fuse: Callable[..., Tensor],
+        xs: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        stages: Sequence[tuple[int, Tensor]],
+        further: int = 0,
+    ) -> Tensor:
+        """Bound what y = F_m (... (F_1 x)) loses where each factor is applied by inner products of any order.
+
+        With M = |F_m| ... |F_1| |x|, the share of M that is lost is Σ K_i + `further`, in γ; what underflows in stage
+        i, K_i η, grows with the largest row sums of the factors after it. Infinite where a partial sum may overflow,
+        for there the order decides what comes out.
+
+        Args:
+            fuse: the strategy's maths; M is its result for the sizes of all values.
+            xs, tensors: the inputs, and what else `fuse` takes, in float64.
+            stages: the length K_i of the inner products and the factor F_i (rows are outputs), in order.
+            further: how many roundings each factor's own making takes.
+        """
+        sizes = [x.abs() for x in xs], [t.abs() for t in tensors]
+        magnitude = fuse(sizes[0], *sizes[1])
+        lost = sum(self.inner(length) for length, _ in stages) + self.gamma(further)
+        grown, underflow = 1.0, 0.0
+        for length, factor in reversed(stages):
+            underflow += grown * length * self.eta
+            grown *= max(float(factor.abs().sum(-1).max()), 1.0)
+        if further:  # a factor's entries may underflow too, and meet all of x
+            largest = max(float(x.sum(-1).max()) if x.numel() else 0.0 for x in sizes[0])
+            underflow += grown * further * self.eta * len(xs) * largest
+        twice = fuse([(2 * x).to(self.dtype) for x in sizes[0]], *(t.to(self.dtype) for t in sizes[1]))
+        return torch.where(twice.isfinite(), lost * magnitude + underflow, torch.inf)
