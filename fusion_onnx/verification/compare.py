@@ -1,11 +1,17 @@
 """One output against another: dtype, shape, NaN and Inf positions, and only then the error."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from fusion_onnx.verification.tolerance import Array, Tolerance, array
 from fusion_onnx.verification.verdict import Finding
 
-Array = npt.NDArray[np.float64]
+BINS = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0, np.inf)
+"""Upper bounds of the shares of the tolerance that histograms count: 0, up to 0.01, ..., above 1."""
 
 
 def compare(
@@ -13,30 +19,33 @@ def compare(
 ) -> Finding:
     """Compare the model's values with eager's, both (...) in float64, entry by entry within `allowed` (broadcast).
 
-    dtypes: eager's and the model's, by name. The sign of a zero is not compared.
+    dtypes: eager's and the model's, by name. The sign of a zero is not compared. Where `allowed` is infinite, the order
+    of operations decides whether the result overflows, and nothing is compared.
     """
-    failed, detail, error, limit, ratio = "", "", 0.0, 0.0, 0.0
+    failed, detail, error, limit, ratio, undetermined = "", "", 0.0, 0.0, 0.0, 0
     at: tuple[int, ...] = ()
     if dtypes[0] != dtypes[1]:
         failed, detail = "dtype", f"the model gives {dtypes[1]}, eager {dtypes[0]}"
     elif eager.shape != model.shape:
         failed, detail = "shape", f"the model gives {list(model.shape)}, eager {list(eager.shape)}"
     else:
+        limits = np.broadcast_to(np.asarray(allowed, dtype=np.float64), eager.shape)
+        free = np.isinf(limits)
+        undetermined = int(free.sum())
         for kind, (a, b) in {
             "nan": (np.isnan(eager), np.isnan(model)),
             "inf": (np.where(np.isinf(eager), eager, 0), np.where(np.isinf(model), model, 0)),
         }.items():
-            wrong = np.argwhere(a != b)
+            wrong = np.argwhere((a != b) & ~free)
             if len(wrong):
                 at = tuple(int(i) for i in wrong[0])
                 failed = kind
                 detail = f"{len(wrong)} entries; at {list(at)} the model gives {model[at]:g}, eager {eager[at]:g}"
                 break
-        finite = np.isfinite(eager) & np.isfinite(model)
-        errors = np.abs(np.subtract(model, eager, where=finite, out=np.zeros_like(eager)))
-        limits = np.broadcast_to(np.asarray(allowed, dtype=np.float64), errors.shape)
+        comparable = np.isfinite(eager) & np.isfinite(model) & ~free
+        errors = np.abs(np.subtract(model, eager, where=comparable, out=np.zeros_like(eager)))
         if errors.size:
-            ratios = np.divide(errors, limits, where=limits > 0, out=np.where(errors > 0, np.inf, 0.0))
+            ratios = _ratios(errors, limits)
             worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
             error, limit, ratio = float(errors.max()), float(limits[worst]), float(ratios[worst])
             if not failed:
@@ -44,4 +53,70 @@ def compare(
             if ratio > 1 and not failed:
                 failed = "error"
                 detail = f"at {list(at)} the model gives {model[at]:.9g}, eager {eager[at]:.9g}, allowed {limit:.3g}"
-    return Finding(case, output, tuple(model.shape), dtypes[1], failed, detail, error, limit, ratio, at)
+    return Finding(case, output, tuple(model.shape), dtypes[1], failed, detail, error, limit, ratio, at, undetermined)
+
+
+def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: Tolerance) -> Finding:
+    """Compare within a tolerance, and say which of the two drifted from float64."""
+    a, b = array(eager), array(model)
+    shown = compare(case, output, (_name(eager), _name(model)), a, b, _fitting(tolerance.allowed, b))
+    if tolerance.exact is None or shown.failed in ("dtype", "shape"):
+        return shown
+    off = {
+        "eager": _off(a, tolerance.exact, tolerance.reference),
+        "model": _off(b, tolerance.exact, tolerance.tested),
+    }
+    detail = shown.detail
+    if shown.failed == "error":
+        drifted = [who for who, ratio in off.items() if ratio > 1] or [max(off, key=lambda who: off[who])]
+        shares = ", ".join(f"{who} {ratio:.3g} ×" for who, ratio in off.items())
+        detail += f"; from float64, in its own share of that: {shares}: {' and '.join(drifted)} drifted"
+    return replace(shown, detail=detail, eager_ratio=off["eager"], model_ratio=off["model"])
+
+
+def histogram(eager: Any = (), model: Any = (), tolerance: Tolerance | None = None) -> npt.NDArray[np.int64]:
+    """Count the entries by their share of the tolerance, in the bins of `BINS`: 0 itself, then up to each bound."""
+    if tolerance is None:
+        return np.zeros(len(BINS), dtype=np.int64)
+    ratios = _shares(array(eager), array(model), tolerance)
+    places = np.searchsorted(np.asarray(BINS[:-1]), ratios[~np.isnan(ratios)], side="left")
+    return np.bincount(places, minlength=len(BINS)).astype(np.int64)
+
+
+def worst_entries(
+    eager: Any, model: Any, tolerance: Tolerance, count: int
+) -> list[tuple[tuple[int, ...], float, float, float, float]]:
+    """Return the entries with the largest share: (place, eager's value, the model's, allowed, share)."""
+    a, b = array(eager), array(model)
+    shares = np.nan_to_num(_shares(a, b, tolerance), nan=-1.0, posinf=np.inf)
+    order = np.argsort(-shares, axis=None, kind="stable")[:count]
+    places = [tuple(int(i) for i in np.unravel_index(i, a.shape)) for i in order if shares.flat[i] > 0]
+    each = tolerance.reference + tolerance.tested
+    return [(at, float(a[at]), float(b[at]), float(each[at]), float(shares[at])) for at in places]
+
+
+def _shares(a: Array, b: Array, tolerance: Tolerance) -> Array:
+    """Return error / tolerance, entry by entry; NaN where nothing is compared."""
+    limits = tolerance.reference + tolerance.tested
+    comparable = np.isfinite(a) & np.isfinite(b) & np.isfinite(limits)
+    errors = np.abs(np.subtract(b, a, where=comparable, out=np.zeros_like(a)))
+    return np.where(comparable, _ratios(errors, limits), np.nan)
+
+
+def _fitting(allowed: Array, model: Array) -> npt.ArrayLike:
+    return allowed if allowed.shape == model.shape else 0.0  # another shape fails before the error is looked at
+
+
+def _off(values: Array, exact: Array, allowed: Array) -> float:
+    comparable = np.isfinite(values) & np.isfinite(exact) & np.isfinite(allowed)
+    errors = np.abs(np.subtract(values, exact, where=comparable, out=np.zeros_like(exact)))
+    return float(_ratios(errors, allowed).max(initial=0))
+
+
+def _ratios(errors: Array, limits: Array) -> Array:
+    ratios: Array = np.divide(errors, limits, where=limits > 0, out=np.where(errors > 0, np.inf, 0.0))
+    return ratios
+
+
+def _name(tensor: Any) -> str:
+    return str(torch.as_tensor(tensor).dtype).removeprefix("torch.")

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One output at one batch size.
+    """One output at one batch size and one class of values.
 
-    failed: the first check that failed (count, dtype, shape, nan, inf, error), empty where all passed; error and
-    tolerance: the largest |model - eager| and what was allowed there; ratio: the largest error / tolerance; at: the
-    entry with that ratio.
+    failed: the first check that failed (count, dtype, shape, nan, inf, error; run, eager where one of the two did not
+    run), empty where all passed; error: the largest |model - eager|; ratio: the largest error / tolerance, and at: the
+    entry that has it, with the tolerance there; undetermined: how many entries the order of operations decides, so
+    that nothing was compared; eager_ratio, model_ratio: how far each is from float64, as a share of its own part of the
+    tolerance (None where float64 is no better).
     """
 
     case: str
@@ -27,11 +29,17 @@ class Finding:
     tolerance: float
     ratio: float
     at: tuple[int, ...]
+    undetermined: int = 0
+    eager_ratio: float | None = None
+    model_ratio: float | None = None
 
     @property
     def passed(self) -> bool:
         """Whether all checks passed."""
         return not self.failed
+
+
+SCHEMA = "fusion-onnx/verdict/1"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class Verdict:
         """The largest |model - eager| over all outputs and batch sizes."""
         return max((finding.error for finding in self.findings), default=0.0)
 
+    @property
+    def max_ratio(self) -> float:
+        """ρ: the largest error / tolerance over all outputs, sizes and values."""
+        return max((finding.ratio for finding in self.findings), default=0.0)
+
     def __bool__(self) -> bool:
         return self.passed
 
@@ -62,14 +75,14 @@ class Verdict:
             "cases": sorted({finding.case for finding in self.findings}),
             "providers": list(self.providers),
             "max_error": float(f"{self.max_error:.3g}"),
-            "max_ratio": float(f"{max((f.ratio for f in self.findings), default=0.0):.3g}"),
+            "max_ratio": float(f"{self.max_ratio:.3g}"),
             "tolerance": self.rule,
         }
 
     def to_dict(self) -> dict[str, Any]:
         """Return all findings as plain data."""
         findings = [{**asdict(f), "passed": f.passed, "shape": list(f.shape), "at": list(f.at)} for f in self.findings]
-        return {**self.summary(), "findings": findings}
+        return {"schema": SCHEMA, **self.summary(), "findings": findings}
 
     def to_json(self) -> str:
         """Return all findings as JSON."""
