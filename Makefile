@@ -7,6 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
+# where the browser's runtime is for the tests, if there is npm to bring it
+WEB := .venv/web
+export FUSION_ONNX_NODE_MODULES := $(CURDIR)/$(WEB)/node_modules
+
 .PHONY: demo test lint types tests models readme package clean
 
 demo: .venv/installed
@@ -22,7 +26,7 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-tests: .venv/installed
+tests: .venv/installed $(WEB)/tried
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 models: .venv/installed
@@ -38,6 +42,13 @@ package: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fusion-onnx needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(WEB)/tried: .venv/installed
+	@mkdir -p $(WEB)
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix $(WEB) --no-audit --no-fund --silent onnxruntime-web@1.30.0; \
+	else echo "no npm here: the tests of onnxruntime-web will be skipped"; fi
 	@touch $@
 
 clean:
