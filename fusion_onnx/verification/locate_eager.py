@@ -1,0 +1,206 @@
+"""What eager execution gives to each fusion and gets from it, and how far each of these values is from float64."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fusion_onnx.contract import Fusion
+from fusion_onnx.layer import FusionLayer
+from fusion_onnx.verification.tolerance import FACTOR, Array, array, unit
+
+_DOUBLE_PER_SINGLE = 2.0**-29  # the machine epsilon of float64 over that of float32
+_CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::detach")
+
+Key = tuple[str, str, int]
+"""Which value: ("x", name of the fusion's node, input), ("w", name, 0), ("y", output, i) or ("any", "", i)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a fusion, as its node sees it: after preprocessing and before postprocessing.
+
+    name: what its node is called; path: the fusion's in the module. xs: k tensors (..., n_i); w: (l,) or None.
+    """
+
+    name: str
+    path: str
+    fusion: Fusion
+    xs: list[Tensor]
+    w: Tensor | None
+    buffers: list[Tensor]
+    y: Tensor
+
+    @property
+    def parameters(self) -> list[tuple[str, Tensor]]:
+        """The buffers and then w, with their names, as the node takes them after its inputs."""
+        names = list(self.fusion._buffer_names)
+        return [*zip(names, self.buffers, strict=True), *([] if self.w is None else [("w", self.w)])]
+
+
+@dataclass
+class Recording:
+    """One run of a module: its fusions' calls by their nodes' names, every floating value on the way, its outputs."""
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    operators: list[str] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    def keyed(self) -> Iterator[tuple[Key, Tensor]]:
+        """Give every value with its key."""
+        for name, call in self.calls.items():
+            yield from ((("x", name, i), x) for i, x in enumerate(call.xs))
+            if call.w is not None:
+                yield ("w", name, 0), call.w
+        yield from ((("y", "", i), y) for i, y in enumerate(self.outputs))
+        yield from ((("any", "", i), value) for i, value in enumerate(self.values))
+
+
+class _Watch(TorchDispatchMode):
+    """Keeps a copy of every floating tensor that an operator returns, but for what casts and copies return."""
+
+    def __init__(self, into: Recording) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.into, self.paused = into, False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if not self.paused and name not in _CASTS:
+            for leaf in pytree.tree_leaves(result):
+                if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point:
+                    self.into.operators.append(name)
+                    self.into.values.append(leaf.detach().clone())
+        return result
+
+
+def record(module: torch.nn.Module, args: Sequence[Any]) -> Recording:
+    """Run the module and return what passed through it; its hooks are gone afterwards. Raises what the module does."""
+    recording, taken = Recording(), dict[str, int]()
+    watch = _Watch(recording)
+    paths = fusion_paths(module)
+
+    def hook(fusion: Any, given: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
+        if watch.paused:
+            return
+        watch.paused = True  # what is computed here once more is no value of the module's
+        try:
+            call = _seen(fusion, paths[fusion], taken, *given, **named)
+            recording.calls[call.name] = call
+        finally:
+            watch.paused = False
+
+    hooks = [fusion.register_forward_hook(hook, with_kwargs=True) for fusion in paths]
+    try:
+        with torch.no_grad(), watch:
+            outputs = module(*args)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    recording.outputs = [leaf.detach().clone() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return recording
+
+
+def fusion_paths(module: torch.nn.Module) -> dict[Fusion, str]:
+    """Return each fusion that is exported as a node, with its path: its FusionLayer's where one owns it."""
+    modules = dict(module.named_modules())
+    paths: dict[Fusion, str] = {}
+    for path, part in modules.items():
+        if isinstance(part, Fusion) and part.is_strategy() and part._record is not None:
+            owner = path.rpartition(".")[0]
+            paths[part] = owner if path and isinstance(modules.get(owner), FusionLayer) else path
+    return paths
+
+
+def _seen(fusion: Fusion, path: str, taken: dict[str, int], x: Any, w: Any = None, device: str = "cpu") -> Call:
+    xs = fusion.check_inputs(x)
+    if fusion.preprocess_functions:
+        xs = fusion._preprocess_all(xs)
+    w, buffers = fusion._checked_w(w, xs), fusion._checked_buffers(xs[0])
+    y = fusion._evaluate(xs, w, buffers)
+    path = path or fusion.strategy()
+    taken[path] = taken.get(path, 0) + 1
+    name = path if taken[path] == 1 else f"{path}_{taken[path]}"
+    kept = [t.detach().clone() for t in xs], None if w is None else w.detach().clone()
+    return Call(name, path, fusion, *kept, [b.detach().clone() for b in buffers], y.detach().clone())
+
+
+class Noise:
+    """How far each value of eager execution is from float64: the largest distance over all runs it was given."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._measured: dict[Key, float] = {}
+        self._overflowed: set[Key] = set()
+        self._copies: dict[torch.dtype, torch.nn.Module | None] = {}
+
+    def measure(self, args: Sequence[Any], eager: Recording) -> None:
+        """Take one run into account; a run that the module in float64 refuses is left out."""
+        double = self._again(args, torch.float64)
+        single = self._again(args, torch.float32) if _any_double(eager) else None
+        if double is None:
+            return
+        exact, coarse = dict(double.keyed()), {} if single is None else dict(single.keyed())
+        aligned = eager.operators == double.operators
+        for key, value in eager.keyed():
+            lost, ratio = (coarse.get(key), _DOUBLE_PER_SINGLE) if value.dtype == torch.float64 else (value, 1.0)
+            truth = exact.get(key)
+            if lost is None or truth is None or lost.shape != truth.shape or (key[0] == "any" and not aligned):
+                continue
+            with np.errstate(invalid="ignore"):  # inf - inf
+                distance = np.abs(array(lost) - array(truth)) * ratio
+            known = np.isfinite(distance)
+            if not known.all() and np.isfinite(array(value)[~known]).any():
+                self._overflowed.add(key)  # float32 did, where float64 does not, so it says nothing of float64's error
+            self._measured[key] = max(self._measured.get(key, 0.0), float(distance[known].max(initial=0.0)))
+
+    def allowed(self, key: Key, value: Tensor) -> Array:
+        """Return what the model's value may differ by, entry by entry: 8 × the distance, + 4 u |y|."""
+        return allowed(value, None if key in self._overflowed else self._measured.get(key))
+
+    def _again(self, args: Sequence[Any], dtype: torch.dtype) -> Recording | None:
+        try:
+            if dtype not in self._copies:
+                self._copies[dtype] = copy.deepcopy(self._module).to(dtype)
+            module = self._copies[dtype]
+            return None if module is None else record(module, cast(args, dtype))
+        except Exception:  # whatever a module that was not made for this dtype may raise
+            self._copies[dtype] = None
+            return None
+
+
+def allowed(value: Tensor, distance: float | None) -> Array:
+    """Return 8 × the distance + 4 u |y|, entry by entry; without one, 256 u max |y|."""
+    size = np.abs(array(value))
+    size = np.where(np.isfinite(size), size, 0.0)
+    if distance is None:
+        return np.full_like(size, 256 * unit(value.dtype) * (size.max() if size.size else 0.0))
+    return np.asarray(FACTOR * distance + 4 * unit(value.dtype) * size)
+
+
+def cast(args: Sequence[Any], dtype: torch.dtype) -> Any:
+    """Return the arguments with their floating tensors in another dtype."""
+    return pytree.tree_map_only(
+        Tensor, lambda t: t.detach().to(dtype) if t.dtype.is_floating_point else t.detach(), tuple(args)
+    )
+
+
+def tensors_of(args: Any) -> list[Tensor]:
+    """Return the tensors among the arguments, in the order of the graph's inputs."""
+    return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+
+
+def dtype_of(value: Any) -> str:
+    """Return a tensor's or an array's dtype by the name that both share."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _any_double(recording: Recording) -> bool:
+    return any(value.dtype == torch.float64 for _, value in recording.keyed())
