@@ -1,4 +1,4 @@
-"""The command line, `fusion-onnx`: list, export, run, verify, inspect, doctor.
+"""The command line, `fusion-onnx`: list, export, run, verify, matrix, inspect, doctor.
 
 Exit codes: 0 fine, 1 a verdict failed, 2 the request was wrong or cannot be met.
 """
@@ -45,6 +45,7 @@ Provider = Annotated[
     typer.Option("--provider", "-p", help="auto, cpu, cuda, or a provider's full name; repeat it for an order."),
 ]
 TargetName = Annotated[str, typer.Argument(help="path/to/file.py:callable or package.module:callable")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.", show_default=False)]
 ModelFile = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 
 
@@ -232,19 +233,110 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 @app.command()
 @_reported
-def verify(target: TargetName, file: ModelFile, provider: Provider = None, as_json: Json = False) -> None:
+def verify(
+    target: TargetName,
+    file: ModelFile,
+    provider: Provider = None,
+    battery: Annotated[
+        bool, typer.Option("--battery", help="Also on hostile values: huge, tiny, NaN, Inf, odd layouts, ....")
+    ] = False,
+    locate: Annotated[bool, typer.Option("--locate", help="Name the first node that differs, and its fusion.")] = False,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
     """Compare a model with the module it was exported from.
 
-    Example: [bold]fusion-onnx verify models/digits.py:build digits.onnx[/]
+    Example: [bold]fusion-onnx verify models/digits.py:build digits.onnx --battery --locate[/]
     """
     from fusion_onnx.target import load_target
 
+    _writable(html)
     module, inputs = load_target(target)
-    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu")
-    _print_json(verdict.to_dict()) if as_json else _print_verdict(verdict)
+    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu", battery=battery)
+    found = None
+    if locate and not verdict.passed:
+        from fusion_onnx.verification import locate as first_fault
+
+        found = first_fault(module, file, inputs, provider or "cpu")
+    if html is not None:
+        from fusion_onnx.verification.report import write_html
+
+        write_html(html, verdict=verdict, location=found)
+    if as_json:
+        _print_json({**verdict.to_dict(), "location": found and found.to_dict()})
+    else:
+        _print_verdict(verdict)
+        if found is not None:
+            out.print(f"[bold]where it starts:[/] {escape(str(found))}", highlight=False, soft_wrap=True)
+        elif locate and not verdict.passed:
+            out.print("where it starts cannot be told: taken by itself, no fusion and no module differs.")
     if not verdict.passed:
         err.print("Does the target give the weights that the file was exported with?")
         raise typer.Exit(FAILED)
+
+
+@app.command()
+@_reported
+def matrix(
+    strategies: Annotated[list[str] | None, typer.Argument(help="Their names; all if left out.")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", "-r", help="One runtime; repeat it for more. All if left out.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", help="float16, float32 or float64; repeat it. float32 if left out.")
+    ] = None,
+    cases: Annotated[int, typer.Option(help="How many of each strategy's cases; 0 for all.", min=0)] = 1,
+    known: Annotated[
+        Path | None, typer.Option(help="A folder of documented differences, such as docs/differences.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the matrix as JSON.")] = None,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Run strategies in every runtime that is here, and compare each result with eager execution.
+
+    Example: [bold]fusion-onnx matrix median low_rank_concatenation --html matrix.html[/]
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from fusion_onnx.parity import matrix as run_matrix
+    from fusion_onnx.verification import known as documented
+
+    _writable(html)
+    _writable(output)
+    if known is not None and not known.is_dir():
+        raise FileNotFoundError(f"there is no folder {known}.")
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
+        task = progress.add_task("starting", total=None)
+        found = run_matrix(
+            strategies or None,
+            runtime or None,
+            dtype or ("float32",),
+            cases=cases or None,
+            known=documented.load(known) if known is not None else (),
+            report=lambda line: progress.update(task, description=escape(line)),
+        )
+    if output is not None:
+        output.write_text(found.to_json() + "\n", encoding="utf-8")
+    if html is not None:
+        from fusion_onnx.verification.report import write_html
+
+        write_html(html, matrix=found)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        for table in found.tables():
+            out.print(table)
+        for line in found.notes():
+            out.print(escape(line), highlight=False, soft_wrap=True)
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+def _writable(path: Path | None) -> None:
+    """Raise before a long computation what would be raised after it."""
+    if path is not None and not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
 
 
 @app.command()

@@ -10,7 +10,7 @@ what a runtime gives is compared with eager in the verdict's order, within the s
 import contextlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -167,18 +167,27 @@ class Matrix:
             yield table
 
     def notes(self) -> list[str]:
-        """Return a line for each problem, alike ones together, and one for each runtime that is missing."""
-        lines: dict[str, list[str]] = {}
+        """Return a line for the problems of each kind, those alike together, and one for each missing runtime."""
+        alike: dict[tuple[str, ...], list[tuple[Cell, Problem]]] = {}
         for cell in self.cells:
             for p in cell.problems:
-                known = f" (known: {p.known})" if p.known else ""
-                what = f"{cell.runtime}, {cell.dtype}: {p.kind}, {p.failed}: {p.detail}{known}"
-                lines.setdefault(what, []).append(f"{cell.strategy} on {p.values}")
-        found = []
-        for what, where in lines.items():
-            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-            found.append(f"{what} [{', '.join(where[:3])}{more}]")
-        return found + [f"{r.name} is missing: {r.missing}" for r in self.runtimes if r.missing]
+                alike.setdefault((cell.runtime, cell.dtype, p.kind, p.failed, p.known), []).append((cell, p))
+        lines = []
+        for (runtime, dtype, kind, failed, known), found in alike.items():
+            strategies = dict.fromkeys(cell.strategy for cell, _ in found)
+            values = dict.fromkeys(p.values for _, p in found)
+            cell, p = found[0]
+            lines.append(
+                f"{runtime}, {dtype}: {kind} ({failed}) in {_listed(strategies)} on {_listed(values)}; "
+                f"such as {cell.strategy} on {p.values}: {p.detail}" + (f" [known: {known}]" if known else "")
+            )
+        return lines + [f"{r.name} is missing: {r.missing}" for r in self.runtimes if r.missing]
+
+
+def _listed(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _shown(cell: Cell) -> str:

@@ -19,7 +19,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,11 @@ from fusion_onnx.errors import FusionError
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.torch_op import DOMAIN
 
-__all__ = ["Check", "check_fusion", "checks"]
+if TYPE_CHECKING:
+    from fusion_onnx.assertion import assert_parity as assert_parity
+    from fusion_onnx.parity import Matrix
+
+__all__ = ["Check", "assert_parity", "check_fusion", "check_runtimes", "checks"]
 
 Check = Callable[[type[Fusion], Case], None]
 """A check: it takes the class and a case, and raises AssertionError, naming the rule, where the rule is broken."""
@@ -65,6 +69,29 @@ def check_fusion(cls: type[Fusion], cases: Sequence[Case] | None = None) -> None
         count = len(cases) * len(_CHECKS)
         text = "\n".join(f"- {failure}" for failure in failures)
         raise AssertionError(f"{len(failures)} of {count} checks of {cls.__name__} failed:\n{text}") from failures[0]
+
+
+def check_runtimes(
+    cls: type[Fusion], runtimes: Sequence[str] | None = None, dtypes: Sequence[str] = ("float32",)
+) -> "Matrix":
+    """Run the class at its first case in every runtime that is here, on the battery's values; return the matrix.
+
+    Raises:
+        AssertionError: a runtime that is here differs from eager, or cannot run it; the message names them all.
+    """
+    from fusion_onnx.parity import matrix
+
+    found = matrix([cls], runtimes, dtypes, cases=1)
+    _demand(found.passed, f"{cls.__name__} differs: " + "\n".join(found.notes()))
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "assert_parity":  # it needs the exporter, which this module does not
+        from fusion_onnx.assertion import assert_parity
+
+        return assert_parity
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _check(body: Check) -> Check:
@@ -485,16 +512,15 @@ def check_buffers(cls: type[Fusion], case: Case) -> None:
 
 @_check
 def check_export(cls: type[Fusion], case: Case) -> None:
-    """Exported, it computes what eager execution does: `decompose` and `fuse` are the same maths."""
-    from fusion_onnx import VerificationError, export
+    """Exported, it computes what eager execution does, on hostile values too: `decompose` and `fuse` are one maths."""
+    from fusion_onnx import export, verify
 
     trial = _Trial(cls, case)
-    fusion = case.create(cls)
+    fusion = case.create(cls).to(trial.dtype)
     args = (trial.xs,) if trial.w is None else (trial.xs, trial.w)
-    try:
-        export(fusion.to(trial.dtype), args)
-    except VerificationError as error:
-        _demand(False, f"fuse and decompose differ: {'; '.join(error.verdict.reasons)}")
+    model = export(fusion, args, verify=False).model
+    verdict = verify(fusion, model, args, battery=True)
+    _demand(verdict.passed, f"fuse and decompose differ: {'; '.join(verdict.reasons)}")
 
 
 @_check

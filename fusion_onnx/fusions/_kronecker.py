@@ -84,8 +84,9 @@ class KroneckerBase(ProjectionFusion):
         for side, i in self._order(left_shapes, right_shapes):
             if side == "right":
                 z = op.MatMul(z, transposed(op, right[i]))
-            else:  # no MatMul: ONNX Runtime refuses (p, q) times an empty batch (0, q, t)
-                z = op.Einsum(z, left[i], equation="...qt,pq->...pt")
+            else:  # no MatMul: ONNX Runtime refuses (p, q) times an empty batch (0, q, t); no "...": tract misreads it
+                batch = "abcdefghijklmno"[: op.rank - 1]
+                z = op.Einsum(z, left[i], equation=f"{batch}qt,pq->{batch}pt")
         return op.Reshape(z, op.integers([*lead, self.n]))
 
     def _order(self, left: Shapes, right: Shapes) -> list[tuple[str, int]]:

@@ -43,7 +43,7 @@ def compare(
                 detail = f"{len(wrong)} entries; at {list(at)} the model gives {model[at]:g}, eager {eager[at]:g}"
                 break
         comparable = np.isfinite(eager) & np.isfinite(model) & ~free
-        errors = np.abs(np.subtract(model, eager, where=comparable, out=np.zeros_like(eager)))
+        errors = _errors(eager, model, comparable)
         if errors.size:
             ratios = _ratios(errors, limits)
             worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(ratios)), ratios.shape))
@@ -91,15 +91,15 @@ def worst_entries(
     shares = np.nan_to_num(_shares(a, b, tolerance), nan=-1.0, posinf=np.inf)
     order = np.argsort(-shares, axis=None, kind="stable")[:count]
     places = [tuple(int(i) for i in np.unravel_index(i, a.shape)) for i in order if shares.flat[i] > 0]
-    each = tolerance.reference + tolerance.tested
+    each = replace(tolerance, bits=False).allowed
     return [(at, float(a[at]), float(b[at]), float(each[at]), float(shares[at])) for at in places]
 
 
 def _shares(a: Array, b: Array, tolerance: Tolerance) -> Array:
     """Return error / tolerance, entry by entry; NaN where nothing is compared."""
-    limits = tolerance.reference + tolerance.tested
+    limits = replace(tolerance, bits=False).allowed
     comparable = np.isfinite(a) & np.isfinite(b) & np.isfinite(limits)
-    errors = np.abs(np.subtract(b, a, where=comparable, out=np.zeros_like(a)))
+    errors = _errors(a, b, comparable)
     return np.where(comparable, _ratios(errors, limits), np.nan)
 
 
@@ -109,12 +109,19 @@ def _fitting(allowed: Array, model: Array) -> npt.ArrayLike:
 
 def _off(values: Array, exact: Array, allowed: Array) -> float:
     comparable = np.isfinite(values) & np.isfinite(exact) & np.isfinite(allowed)
-    errors = np.abs(np.subtract(values, exact, where=comparable, out=np.zeros_like(exact)))
+    errors = _errors(exact, values, comparable)
     return float(_ratios(errors, allowed).max(initial=0))
 
 
+def _errors(a: Array, b: Array, comparable: npt.NDArray[np.bool_]) -> Array:
+    with np.errstate(over="ignore"):
+        errors: Array = np.abs(np.subtract(b, a, where=comparable, out=np.zeros_like(a)))
+    return errors
+
+
 def _ratios(errors: Array, limits: Array) -> Array:
-    ratios: Array = np.divide(errors, limits, where=limits > 0, out=np.where(errors > 0, np.inf, 0.0))
+    with np.errstate(over="ignore"):
+        ratios: Array = np.divide(errors, limits, where=limits > 0, out=np.where(errors > 0, np.inf, 0.0))
     return ratios
 
 

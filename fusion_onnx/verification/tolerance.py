@@ -59,7 +59,8 @@ class Tolerance:
     @property
     def allowed(self) -> Array:
         """E(eager) + E(model); 0 where the bits are to be the same."""
-        total: Array = np.zeros_like(self.reference) if self.bits else self.reference + self.tested
+        with np.errstate(over="ignore"):  # infinite: undetermined
+            total: Array = np.zeros_like(self.reference) if self.bits else self.reference + self.tested
         return total
 
 

@@ -1,0 +1,114 @@
+"""Write the documented differences' smallest files again: python -m tests.differences."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from fusion_onnx.verification import known
+
+FOLDER = Path(__file__).parent.parent / "docs" / "differences"
+SELECTIONS = ["max", "median", "metric", "min"]
+PROJECTIONS = ["*_concatenation", "random_matrix_adaptation"]
+
+ENTRIES = {
+    "openvino-nan-in-minimum-and-maximum": {
+        "runtime": "openvino",
+        "kind": "differs",
+        "title": "OpenVINO loses a NaN in the first input of Max and Min",
+        "why": "Its kernel takes the second operand where either is NaN, as the x86 instruction does. A NaN in x1 is "
+        "lost, and with it the NaN of max, min and median. Put the input that may hold NaN last, or check before.",
+        "strategies": SELECTIONS,
+        "values": ["NaN in *"],
+    },
+    "openvino-float64-is-float32": {
+        "runtime": "openvino",
+        "kind": "differs",
+        "title": "OpenVINO computes float64 in float32",
+        "why": "Its CPU plug-in has no float64 kernels: it converts the whole graph to float32, saturates what does "
+        "not fit (Inf becomes 3.4e38), and converts the result back. Export in float32 for it.",
+        "dtypes": ["float64"],
+    },
+    "tract-nan-in-minimum-and-maximum": {
+        "runtime": "tract",
+        "kind": "differs",
+        "title": "tract loses NaN in Max and Min",
+        "why": "Its Max and Min return the other operand where one is NaN, as Rust's f32::max does. A NaN is lost in "
+        "max, min and median. Check for NaN before.",
+        "strategies": SELECTIONS,
+        "values": ["NaN in *"],
+    },
+    "tract-subnormal-products": {
+        "runtime": "tract",
+        "kind": "differs",
+        "title": "tract takes subnormal numbers for zero in float32 matrix products",
+        "why": "Terms below 1.2e-38 are lost from sums of products. Scale data that small.",
+        "strategies": PROJECTIONS,
+        "dtypes": ["float32"],
+        "values": ["tiny", "subnormal"],
+    },
+}
+
+
+def _model(op: str, dtype: int, shapes: list[list[int]]) -> onnx.ModelProto:
+    names = [f"x{i + 1}" for i in range(len(shapes))]
+    inputs = [helper.make_tensor_value_info(n, dtype, s) for n, s in zip(names, shapes, strict=True)]
+    output = helper.make_tensor_value_info("y", dtype, None)
+    graph = helper.make_graph([helper.make_node(op, names, ["y"], name=op.lower())], "difference", inputs, [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def smallest() -> dict[str, tuple[onnx.ModelProto, list[np.ndarray], np.ndarray]]:
+    """The smallest file, its inputs, and what IEEE arithmetic gives, for each entry."""
+    nan, one = np.array([np.nan], np.float32), np.array([1], np.float32)
+    third = np.array([1 / 3]), np.array([1e-12])
+    small, two = np.array([[1e-39]], np.float32), np.array([[2]], np.float32)
+    pair = _model("Min", TensorProto.FLOAT, [[1], [1]])
+    return {
+        "openvino-nan-in-minimum-and-maximum": (pair, [nan, one], nan),
+        "openvino-float64-is-float32": (_model("Add", TensorProto.DOUBLE, [[1], [1]]), [*third], third[0] + third[1]),
+        "tract-nan-in-minimum-and-maximum": (pair, [nan, one], nan),
+        "tract-subnormal-products": (_model("MatMul", TensorProto.FLOAT, [[1, 1], [1, 1]]), [small, two], small * two),
+    }
+
+
+def page(found: list[known.Difference]) -> str:
+    """The page that lists them."""
+    lines = [
+        "# Known differences",
+        "",
+        "Where a runtime parts from eager execution, as `fusion-onnx matrix --known docs/differences` finds it. Each",
+        "has the smallest file that shows it; a test runs that file, so an entry that no longer holds is found out.",
+        "",
+    ]
+    for d in found:
+        folder = f"differences/{d.id}"
+        lines += [
+            f"## {d.title}",
+            "",
+            d.why,
+            "",
+            f"- strategies: {', '.join(f'`{s}`' for s in d.strategies)}; dtypes: {', '.join(d.dtypes)}; "
+            f"values: {', '.join(d.values)}",
+            f"- [model.onnx]({folder}/model.onnx), [inputs.npz]({folder}/inputs.npz) with the right result as `y`",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    files = smallest()
+    for name, entry in ENTRIES.items():
+        folder = FOLDER / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "difference.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        model, inputs, y = files[name]
+        (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+        np.savez(folder / "inputs.npz", **{f"x{i + 1}": x for i, x in enumerate(inputs)}, y=y)
+    (FOLDER.parent / "differences.md").write_text(page(known.load(FOLDER)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
