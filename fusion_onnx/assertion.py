@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import fusion_onnx
-from fusion_onnx.verification import Verdict, verify
+from fusion_onnx.verification import Verdict, locate, verify
 from fusion_onnx.verification.verdict import Finding
 
 SHOWN = 10
@@ -84,8 +84,6 @@ def assert_parity(
 
 def _located(module: torch.nn.Module, model: Any, inputs: Any, providers: Any) -> tuple[Any, str]:
     """Return where the difference starts, or why that is not known; whatever happens, the verdict is what counts."""
-    from fusion_onnx.verification.locate import locate
-
     try:
         return locate(module, model, inputs, providers), ""
     except Exception as error:

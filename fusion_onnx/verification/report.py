@@ -195,7 +195,7 @@ def _summary(cells: Sequence[Data], strategies: int, runtimes: int, dtypes: int)
     counts = Counter(cell["verdict"] for cell in cells)
     same = sum(cell["verdict"] == "equal" and cell["same_bits"] for cell in cells)
     said = [f"{counts[key]:,} {word}" for key, word in _SAID]
-    said[0] += f" ({same:,} of them in every bit)"
+    said[0] += f" ({same:,} of them in every bit)" if same else ""
     return f"{' × '.join(sizes)}, {_counted(len(cells), 'cell')}: {', '.join(said)}."
 
 
@@ -253,7 +253,7 @@ def _chart(counts: Sequence[int]) -> Data:
     step = (right - left) / len(counts)
 
     def height(count: float) -> float:
-        return unit * count / 100 if count else 0.0
+        return unit * math.log10(2 * count) if count else 0.0
 
     labels = ["0", *(f"≤ {bound:g}" for bound in BINS[1:-1]), f"> {BINS[-2]:g}"]
     return {
