@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ class TorchCompile(Backend):
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Call the compiled module, without gradients; the first call compiles it."""
-        return call(self._function, inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler about itself
+            return call(self._function, inputs)
 
     @classmethod
     def missing(cls) -> str:
