@@ -28,17 +28,19 @@ class Arithmetic:
         return torch.finfo(self.dtype).smallest_normal * torch.finfo(self.dtype).eps
 
     def gamma(self, n: int) -> float:
-        """Return γ(n), what n roundings lose at most, as a share of the sum of the terms' sizes."""
-        return n * self.u / (1 - n * self.u)
+        """Return γ(n), what n roundings lose at most, as a share of the sum of the terms' sizes.
 
-    def inner(self, length: int) -> float:
-        """Return the share that an inner product loses in whatever order it is summed.
-
-        γ(K); from K = 512 on 6 √K u where that is less, for roundings do not all point one way (Higham and Mary, A new
-        approach to probabilistic rounding error analysis, 2019).
+        Infinite from n u = 1 on. No bound of order √n takes its place: the terms of a sum may all round one way, as
+        those of 4,096 equal ones do.
         """
-        share = self.gamma(length)
-        return min(share, 6 * length**0.5 * self.u) if length >= 512 else share
+        return n * self.u / (1 - n * self.u) if n * self.u < 1 else torch.inf
+
+    def may_overflow(self, y: Tensor, e: Tensor) -> Tensor:
+        """Return where a result within e of y, both in float64, may or may not be rounded to infinity."""
+        info = torch.finfo(self.dtype)
+        # half an ulp beyond the largest, 2^E (1 - u); float64 itself cannot hold that
+        limit = info.max if self.dtype == torch.float64 else info.max / (1 - self.u) * (1 - self.u / 2)
+        return (y.abs() - e < limit) & (y.abs() + e >= limit)
 
     def chain(
         self,
@@ -50,8 +52,8 @@ class Arithmetic:
     ) -> Tensor:
         """Bound what y = F_m (... (F_1 x)) loses where each factor is applied by inner products of any order.
 
-        With M = |F_m| ... |F_1| |x|, the share of M that is lost is Σ K_i + `further`, in γ; what underflows in stage
-        i, K_i η, grows with the largest row sums of the factors after it. Infinite where a partial sum may overflow,
+        With M = |F_m| ... |F_1| |x|, the share of M that is lost is γ(Σ K_i + `further`); what underflows in stage i,
+        K_i η, grows with the largest row sums of the factors after it. Infinite where a partial sum may overflow,
         for there the order decides what comes out.
 
         Args:
@@ -62,7 +64,7 @@ class Arithmetic:
         """
         sizes = [x.abs() for x in xs], [t.abs() for t in tensors]
         magnitude = fuse(sizes[0], *sizes[1])
-        lost = sum(self.inner(length) for length, _ in stages) + self.gamma(further)
+        lost = self.gamma(sum(length for length, _ in stages) + further)
         grown, underflow = 1.0, 0.0
         for length, factor in reversed(stages):
             underflow += grown * length * self.eta

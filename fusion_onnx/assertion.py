@@ -78,14 +78,14 @@ def assert_parity(
     verdict = verify(module, model, inputs, providers, battery=battery)
     if verdict.passed:
         return verdict
-    location, note = _located(module, model, inputs, providers)
+    location, note = _located(module, model, inputs, providers, battery)
     raise ParityError(verdict, location, note)
 
 
-def _located(module: torch.nn.Module, model: Any, inputs: Any, providers: Any) -> tuple[Any, str]:
+def _located(module: torch.nn.Module, model: Any, inputs: Any, providers: Any, battery: bool) -> tuple[Any, str]:
     """Return where the difference starts, or why that is not known; whatever happens, the verdict is what counts."""
     try:
-        return locate(module, model, inputs, providers), ""
+        return locate(module, model, inputs, providers, battery=battery), ""
     except Exception as error:
         return None, f"where it starts is not known: {type(error).__name__}: {error}"
 

@@ -257,7 +257,7 @@ def verify(
     if locate and not verdict.passed:
         from fusion_onnx.verification import locate as first_fault
 
-        found = first_fault(module, file, inputs, provider or "cpu")
+        found = first_fault(module, file, inputs, provider or "cpu", battery=battery)
     if html is not None:
         from fusion_onnx.verification.report import write_html
 
@@ -269,7 +269,7 @@ def verify(
         if found is not None:
             out.print(f"[bold]where it starts:[/] {escape(str(found))}", highlight=False, soft_wrap=True)
         elif locate and not verdict.passed:
-            out.print("where it starts cannot be told: taken by itself, no fusion and no module differs.")
+            out.print("where it starts cannot be told: taken by itself, no fusion and no operator differs.")
     if not verdict.passed:
         err.print("Does the target give the weights that the file was exported with?")
         raise typer.Exit(FAILED)

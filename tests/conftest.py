@@ -1,4 +1,7 @@
-"""GPU tests are skipped, with the reason, where the CUDA provider does not start."""
+"""GPU tests are skipped, with the reason, where the CUDA provider does not start; what tests measured is printed.
+
+A test that measures gives `record_property(heading, row)`; the rows of one heading become a table after the run.
+"""
 
 import functools
 
@@ -20,3 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and why_no_cuda():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=why_no_cuda()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tables: dict[str, list[str]] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for heading, row in report.user_properties if report.when == "call" else []:
+            tables.setdefault(heading, []).append(str(row))
+    for heading, rows in tables.items():
+        terminalreporter.write_line(f"\n{heading}")
+        for row in sorted(rows):
+            terminalreporter.write_line(row)

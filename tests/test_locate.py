@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from fusion_onnx import FusionLayer, SessionError, create, export, verify
 from fusion_onnx.verification import battery, locate_graph
@@ -61,6 +63,43 @@ def test_hostile_values_are_no_fault(name):
     for case, drawn in battery.values(xs, [f"x{i}" for i in range(len(xs))]):
         again = (drawn, *rest) if isinstance(args[0], list) else tuple(drawn)
         assert locate(module, model, again) is None, case
+
+
+@pytest.mark.parametrize("planted", [f for f in FAULTS if f.spoil], ids=lambda f: f"{f.subject}: {f.name}")
+def test_the_battery_shows_what_the_given_values_do_not(planted):
+    module, args, _ = subject(planted.subject, planted.inline)
+    model = planted.model()
+    assert verify(module, model, args).passed
+    assert locate(module, model, args) is None
+    verdict = verify(module, model, args, battery=True)
+    found = locate(module, model, args, battery=True)
+    assert (found.fault, found.fusion) == (planted.fault, planted.fusion), str(found)
+    assert found.case in {f.case for f in verdict.findings if not f.passed}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_battery_is_no_fault_of_a_sound_export(name):
+    module, args, model = subject(name)
+    assert locate(module, model, args, battery=True) is None
+
+
+def test_a_defect_that_onnx_runtime_has():
+    """ReduceMax of ONNX Runtime's CPU provider loses a NaN that is not first in its row."""
+    fusion, (xs,) = create("max", dims=[4, 4]), ([torch.randn(3, 4), torch.randn(3, 4)],)
+    model = export(fusion, (xs,), verify=False).model
+    (body,) = model.functions
+    (last,) = body.node
+    nodes = [
+        helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0])), name="axis"),
+        *(helper.make_node("Unsqueeze", [x, "axis"], [f"{x}_3"], name=f"unsqueeze_{x}") for x in last.input),
+        helper.make_node("Concat", [f"{x}_3" for x in last.input], ["stacked"], axis=0, name="concat"),
+        helper.make_node("ReduceMax", ["stacked", "axis"], list(last.output), keepdims=0, name="reduce"),
+    ]
+    del body.node[:]
+    body.node.extend(nodes)
+    assert verify(fusion, model, (xs,)).passed
+    found = locate(fusion, model, (xs,), battery=True)
+    assert (found.fault, found.node, found.case) == ("runtime", "max/reduce", "NaN in x2")
 
 
 @pytest.mark.parametrize("inline", ["none", "all"])

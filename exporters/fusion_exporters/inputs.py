@@ -136,6 +136,7 @@ def _names_within(name: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [found for key, item in value.items() for found in _names_within(f"{name}_{key}", item)]
     if isinstance(value, (list, tuple)):
+        name += "_" if name[-1:].isdigit() else ""  # a list within a list: x1_1, for x11 is the eleventh of a flat one
         return [found for i, item in enumerate(value, 1) for found in _names_within(f"{name}{i}", item)]
     return []
 

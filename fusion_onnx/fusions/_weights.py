@@ -18,8 +18,8 @@ def weighted(xs: Sequence[Tensor], a: Tensor) -> Tensor:
 def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> Tensor:
     """Bound what that loses: a rounding for each product, and k - 1 for the sum."""
     k = len(xs)
-    share = (1 + arithmetic.u) * (1 + arithmetic.gamma(k - 1)) - 1
-    return share * weighted([x.abs() for x in xs], a.abs()) + k * arithmetic.eta
+    share = arithmetic.u + arithmetic.gamma(k - 1) * (1 + arithmetic.u)
+    return weighted([share * x.abs() for x in xs], a.abs()) + k * arithmetic.eta
 
 
 def weighted_decomposition(op: Any, xs: Sequence[Any], a: Any) -> Any:

@@ -21,7 +21,8 @@ class L1NormFusion(EntrywiseFusion):
         return chain([x.abs() for x in xs], operator.add)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        return arithmetic.gamma(len(xs) - 1) * self.fuse(xs, w)
+        share = arithmetic.gamma(len(xs) - 1)  # of each, for the sum may overflow
+        return self.fuse([share * x for x in xs], w)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain([op.Abs(x) for x in xs], op.Add)

@@ -33,8 +33,11 @@ class L2NormFusion(EntrywiseFusion):
         if k == 1:
             return xs[0].new_zeros(())
         # √ halves the share the sum lost, and loses up to an ulp, 2 u; an underflow of k squares comes out as √(k η)
+        squares = chain([x * x for x in xs], operator.add)
         share: float = arithmetic.gamma(k) / 2 + 2 * arithmetic.u
-        return share * self.fuse(xs, w) + float((k * arithmetic.eta) ** 0.5)
+        e = share * squares.sqrt() + float((k * arithmetic.eta) ** 0.5)
+        e = e.clamp(max=torch.finfo(e.dtype).max / 4)  # what overflows in float64 does so in whatever is computed in
+        return torch.where(arithmetic.may_overflow(squares, arithmetic.gamma(k) * squares), torch.inf, e)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         if len(xs) == 1:

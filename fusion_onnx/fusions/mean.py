@@ -22,7 +22,8 @@ class MeanFusion(EntrywiseFusion):
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         k = len(xs)  # the division may be a product with the rounded 1 / k: two roundings more than the sum
-        return arithmetic.gamma(k + 1) * chain([x.abs() for x in xs], operator.add) / k + arithmetic.eta
+        share = arithmetic.gamma(k + 1) / k
+        return chain([share * x.abs() for x in xs], operator.add) + arithmetic.eta
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         # ONNX has Mean, but ONNX Runtime runs it in float32 on the CPU alone

@@ -22,10 +22,12 @@ class ProdFusion(EntrywiseFusion):
         return chain(xs, operator.mul)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        k, y = len(xs), self.fuse(xs, w)
-        largest = chain([x.abs() for x in xs], torch.maximum).clamp(min=1)
-        bound = arithmetic.gamma(k - 1) * y.abs() + k * arithmetic.eta * largest ** (k - 1)
-        return bound.nan_to_num(posinf=torch.finfo(bound.dtype).max)  # the order is fixed, and so is what overflows
+        underflow = xs[0].new_zeros(())
+        for x in xs[1:]:
+            underflow = underflow * x.abs() + arithmetic.eta
+        bound = arithmetic.gamma(len(xs) - 1) * self.fuse(xs, w).abs() + underflow
+        # the order is fixed, and so is what overflows; a quarter, so that two of them add up to something finite
+        return bound.nan_to_num(nan=0.0).clamp(max=torch.finfo(bound.dtype).max / 4)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain(xs, op.Mul)

@@ -21,7 +21,8 @@ class SumFusion(EntrywiseFusion):
         return chain(xs, operator.add)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        return arithmetic.gamma(len(xs) - 1) * chain([x.abs() for x in xs], operator.add)
+        share = arithmetic.gamma(len(xs) - 1)  # of each, for the sum of the sizes may overflow
+        return chain([share * x.abs() for x in xs], operator.add)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain(xs, op.Add)

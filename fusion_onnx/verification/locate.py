@@ -18,12 +18,14 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import InputError, Session, TensorInfo, read_header
 from fusion_onnx.verification import locate_eager as eager_side
+from fusion_onnx.verification import trials
 from fusion_onnx.verification.compare import compare
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate_body import wrong_node
-from fusion_onnx.verification.locate_eager import Call, Key, Noise, Recording, dtype_of, record, tensors_of
+from fusion_onnx.verification.locate_eager import Call, Key, Noise, Recording, dtype_of, record
 from fusion_onnx.verification.locate_graph import Graph, Group, NodeError, loaded
 from fusion_onnx.verification.tolerance import Array, Tolerance, array, derived, resampled
+from fusion_onnx.verification.trials import Trial, tensors_of
 
 _BITWISE = (torch.float16, torch.float32, torch.float64)
 
@@ -43,7 +45,7 @@ class Location:
     - operator   an operator outside the fusions differs;
     - interface  the file's inputs or outputs are not the module's.
 
-    case: at which sizes. detail: one sentence with the numbers.
+    case: at which sizes or values. detail: one sentence with the numbers.
     """
 
     node: str
@@ -62,7 +64,9 @@ class Location:
         return f"{self.fault} at node {self.node!r}{owner}, {self.case}: {self.detail}"
 
 
-def locate(module: torch.nn.Module, model: Any, inputs: Any, providers: Any = "cpu") -> Location | None:
+def locate(
+    module: torch.nn.Module, model: Any, inputs: Any, providers: Any = "cpu", *, battery: bool = False
+) -> Location | None:
     """Return where an exported model starts to differ from its eager module; None where it does not.
 
     Tried are the sizes that `verify` tries: the inputs' own, 2 s + 1, 1, and 0 for a bare fusion; the first at which
@@ -73,6 +77,7 @@ def locate(module: torch.nn.Module, model: Any, inputs: Any, providers: Any = "c
         model: a path, bytes, an onnx.ModelProto, or the result of `export`.
         inputs: a tuple of the module's positional arguments; give the values at which `verify` failed.
         providers: as `Session` takes them.
+        battery: also on the battery's hostile values, class by class, where no size shows a difference.
 
     Raises:
         SessionError: a provider cannot be had. FusionError: the inputs break a fusion's contract.
@@ -81,7 +86,8 @@ def locate(module: torch.nn.Module, model: Any, inputs: Any, providers: Any = "c
     args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     proto = loaded(model)
     with evaluating(module):
-        return _Search(module, proto, args, providers).first()
+        search = _Search(module, proto, args, providers)
+        return search.first() or (search.first_hostile() if battery else None)
 
 
 class _Search:
@@ -97,57 +103,51 @@ class _Search:
             providers if any(info.dtype == "bfloat16" for info in self.infos) else "cpu"
         )  # which has no kernels for it
         self.graph = Graph(proto, list(self.given.calls), home)
-        self.noise = Noise(module)
 
     def first(self) -> Location | None:
         count = len(tensors_of(self.args))
         if count != len(self.infos):
             detail = f"the model takes {len(self.infos)} inputs, the module is given {count} tensors."
             return Location(", ".join(self.graph.inputs), "", "", "interface", "all sizes", detail)
-        tried: list[tuple[str, tuple[Any, ...], Recording | Location]] = []
-        for case, args in self._sizes():
+        tried: list[tuple[Trial, Recording | Location]] = []
+        for trial in trials.sizes(self.module, self.infos, self.args):
             try:
-                tried.append((case, args, self.given if args is self.args else record(self.module, args)))
+                tried.append((trial, self.given if trial.args is self.args else record(self.module, trial.args)))
             except Exception:
-                fixed = self._fixed(case, args)  # else the module is not made for this size
-                tried += [(case, args, fixed)] if fixed else []
-        for args, recording in self._draws([(a, r) for _, a, r in tried if isinstance(r, Recording)]):
-            self.noise.measure(args, recording)
-        for case, args, result in tried:
-            found = result if isinstance(result, Location) else _Case(self, case, args, result).first()
+                fixed = self._fixed(trial.case, trial.args)  # else the module is not made for this size
+                tried += [(trial, fixed)] if fixed else []
+        noise = self._noise([(trial.args, result) for trial, result in tried if isinstance(result, Recording)])
+        for trial, result in tried:
+            found = result if isinstance(result, Location) else _Case(self, trial, result, noise).first()
             if found:
                 return found
         return None
 
-    def _sizes(self) -> list[tuple[str, tuple[Any, ...]]]:
-        axes: dict[str, list[tuple[int, int]]] = {}
-        for i, info in enumerate(self.infos):
-            for axis, size in enumerate(info.shape or ()):
-                if not isinstance(size, int):
-                    axes.setdefault(str(size), []).append((i, axis))
-        tensors = tensors_of(self.args)
-        given = {name: tensors[where[0][0]].shape[where[0][1]] for name, where in axes.items()}
-        wanted = [{name: 2 * size + 1 for name, size in given.items()}, dict.fromkeys(given, 1)]
-        if isinstance(self.module, (Fusion, FusionLayer)):
-            wanted.append(dict.fromkeys(given, 0))
-        cases = [(_label(given) or "as given", self.args)]
-        for sizes in wanted:
-            if sizes != given:
-                moved = [(i, axis, sizes[name]) for name, where in axes.items() for i, axis in where]
-                cases.append((_label(sizes), _resized(self.args, moved)))
-        return cases
+    def first_hostile(self) -> Location | None:
+        """Return the first difference on the battery's values; each class has a noise of its own."""
+        for trial in trials.hostile(self.module, self.infos, self.args):
+            try:
+                recording = record(self.module, trial.args)
+            except Exception:  # not made for these values
+                continue
+            found = _Case(self, trial, recording, self._noise([(trial.args, recording)])).first()
+            if found:
+                return found
+        return None
 
-    def _draws(self, runs: list[tuple[tuple[Any, ...], Recording]]) -> list[tuple[tuple[Any, ...], Recording]]:
-        """Return the runs and four more with values drawn from the largest's own: one run may lose nothing by luck."""
+    def _noise(self, runs: list[tuple[tuple[Any, ...], Recording]]) -> Noise:
+        """Measure the runs and four more with values drawn from the largest's own: one may lose nothing by luck."""
         args = max((args for args, _ in runs), key=lambda a: sum(t.numel() for t in tensors_of(a)))
         generator = torch.Generator().manual_seed(1)
-        more = list(runs)
+        noise = Noise(self.module)
+        for run in runs:
+            noise.measure(*run)
         for _ in range(4):
             leaves, spec = pytree.tree_flatten(args)
             drawn = [resampled(t, 0, len(t), generator) if isinstance(t, Tensor) and t.ndim else t for t in leaves]
             again = pytree.tree_unflatten(drawn, spec)
-            more.append((again, record(self.module, again)))
-        return more
+            noise.measure(again, record(self.module, again))
+        return noise
 
     def _fixed(self, case: str, args: tuple[Any, ...]) -> Location | None:
         """Return the input whose axis the file fixes, where the module only wants it to grow with the others."""
@@ -184,11 +184,11 @@ class _Search:
 
 
 class _Case:
-    """One size: what eager gives at it against what the model gives."""
+    """One trial: what eager gives on it against what the model gives."""
 
-    def __init__(self, search: _Search, case: str, args: tuple[Any, ...], eager: Recording) -> None:
-        self.search, self.graph, self.case = search, search.graph, case
-        self.eager, self.tensors = eager, tensors_of(args)
+    def __init__(self, search: _Search, trial: Trial, eager: Recording, noise: Noise) -> None:
+        self.search, self.graph, self.case = search, search.graph, trial.case
+        self.eager, self.tensors, self.noise = eager, tensors_of(trial.args), noise
         self.values: dict[str, Any] = {}
 
     def first(self) -> Location | None:
@@ -434,7 +434,7 @@ class _Case:
     def _output_differs(self, i: int, name: str, got: Any) -> str:
         """Compare an output; one that comes from a fusion may also be off by what that fusion's own bound allows."""
         want = self.eager.outputs[i]
-        allowed = self.search.noise.allowed(("y", "", i), want)
+        allowed = self.noise.allowed(("y", "", i), want)
         owner = self.graph.group_of.get(self.graph.maker.get(name, -1))
         call = self.eager.calls.get(owner.name) if owner else None
         if call is not None and call.y.shape == want.shape:
@@ -473,7 +473,7 @@ class _Case:
     # --- comparing ------------------------------------------------------------------------------------------------
 
     def _differs(self, key: Key, eager: Tensor, model: Any) -> str:
-        return self._compared(eager, model, self.search.noise.allowed(key, eager))
+        return self._compared(eager, model, self.noise.allowed(key, eager))
 
     def _compared(self, eager: Any, model: Any, allowed: Array) -> str:
         """Return what differs, dtype first and the error last; empty where nothing does."""
@@ -522,10 +522,6 @@ def _resized(args: tuple[Any, ...], moved: Sequence[tuple[int, int, int]]) -> tu
         leaves[where[i]] = resampled(leaves[where[i]], axis, size, generator)
     resized: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
     return resized
-
-
-def _label(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def _floating(value: Any) -> bool:

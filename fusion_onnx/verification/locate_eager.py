@@ -192,11 +192,6 @@ def cast(args: Sequence[Any], dtype: torch.dtype) -> Any:
     )
 
 
-def tensors_of(args: Any) -> list[Tensor]:
-    """Return the tensors among the arguments, in the order of the graph's inputs."""
-    return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-
-
 def dtype_of(value: Any) -> str:
     """Return a tensor's or an array's dtype by the name that both share."""
     return str(value.dtype).removeprefix("torch.")

@@ -109,7 +109,7 @@ def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance
         y = fusion.fuse(wide, flat, *buffers)
         if arithmetic.dtype != storage:
             last = Arithmetic(storage)
-            e = e + last.u * (y.abs().nan_to_num(0, 0) + e) + last.eta
+            e = torch.where(last.may_overflow(y, e), torch.inf, e + last.u * (y.abs().nan_to_num(0, 0) + e) + last.eta)
         each = array(e.broadcast_to(y.shape))
     return Tolerance(None if storage == torch.float64 else array(y), each, each, DERIVED)
 

@@ -1,0 +1,169 @@
+"""The largest ρ for each strategy and dtype over random cases: `python -m tests.ratios`.
+
+A case is one fusion (its strategy's own cases, and some drawn: k, widths, options) at one class of values and one batch
+size. All fusions of a strategy are exported into one graph, which costs as much as one of them alone.
+"""
+
+import functools
+import random
+import sys
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+
+import fusion_onnx
+from fusion_onnx import Case, Session, export
+from fusion_onnx.verification import battery
+from fusion_onnx.verification.compare import judge
+from fusion_onnx.verification.eager import Judge, Trial
+from fusion_onnx.verification.verdict import Finding
+
+DTYPES = (torch.float16, torch.float32, torch.float64)
+NAMES = fusion_onnx.names()
+DRAWN, BATCHES = 2, (1, 24)
+
+
+class Bundle(torch.nn.Module):
+    """Fusions side by side in one graph, each with inputs of its own."""
+
+    def __init__(self, fusions):
+        super().__init__()
+        self.fusions = torch.nn.ModuleList(fusions)
+
+    def forward(self, calls):
+        return [fusion(*call) for fusion, call in zip(self.fusions, calls, strict=True)]
+
+
+@dataclass
+class Ratio:
+    """What a strategy came to at one dtype: ρ is taken within E(eager) + E(model), also where the bits are the same."""
+
+    strategy: str
+    dtype: str
+    rho: float = 0.0
+    cases: int = 0
+    elements: int = 0
+    undetermined: int = 0
+    failed: tuple[str, ...] = ()
+
+    def __str__(self):
+        return (
+            f"{self.strategy:38}{self.dtype:9}{self.rho:9.3f}{self.cases:7}{self.elements:9}"
+            f"{self.undetermined:7}{len(self.failed):7}"
+        )
+
+
+HEADING = f"{'strategy':38}{'dtype':9}{'ρ':>9}{'cases':>7}{'entries':>9}{'free':>7}{'failed':>7}"
+
+
+def drawn_cases(name: str, count: int, draw: random.Random) -> list[Case]:
+    """Draw cases that a strategy accepts: k, widths and options."""
+    cls = fusion_onnx.get(name)
+    found: list[Case] = []
+    while len(found) < count:
+        k = draw.choice([1, 2, 3, 5, 8, 13, 24])
+        dims = [draw.randint(1, 9)] * k if cls.equal_dims else [draw.randint(1, 9) for _ in range(k)]
+        options = {}
+        if cls.rule_n == "n":
+            options["n"] = draw.choice([1, 2, 4, 6, 12])
+        for option, values in {
+            "r": [1, 2, 5],
+            "p": [1, 2, 3],
+            "q": [1, 2, 3, 4, 6],
+            "product": ["kronecker", "outer"],
+            "metric": ["sum", "mean", "min", "prod", "l1_norm", "l2_norm", "median"],
+            "weights": [[draw.gauss(0, 3) for _ in dims]],
+        }.items():
+            if option in cls.options():
+                options[option] = draw.choice(values)
+        case = Case(dims, **options)
+        try:
+            case.create(cls)
+        except fusion_onnx.FusionError:  # p or q divides nothing
+            continue
+        found.append(case)
+    return found
+
+
+def arguments(fusion, batch, dtype, generator):
+    """Return a fusion's inputs, and its parameters where it has any."""
+    xs = [torch.randn(batch, d, generator=generator, dtype=torch.float64).to(dtype) for d in fusion.dims]
+    length = fusion.calculate_l()
+    return (xs, torch.randn(length, generator=generator, dtype=torch.float64).to(dtype)) if length else (xs,)
+
+
+@functools.cache
+def exported(name: str, dtype: torch.dtype):
+    """Return the cases of a strategy, their fusions and a session that runs all of them."""
+    cases = [*fusion_onnx.get(name).cases, *drawn_cases(name, DRAWN, random.Random(name))]
+    fusions = [case.create(fusion_onnx.get(name)) for case in cases]
+    generator = torch.Generator().manual_seed(0)
+    calls = [arguments(fusion, 3, dtype, generator) for fusion in fusions]
+    names = [f"x{i}_{j}" for i, call in enumerate(calls) for j in range(len(call[0]) + len(call) - 1)]
+    model = export(Bundle(fusions), (calls,), verify=False, input_names=names).model
+    return cases, fusions, Session(model, "cpu")
+
+
+def trials(fusions, dtype):
+    """Yield the class of values and all fusions' arguments."""
+    for seed, batch in enumerate(BATCHES):
+        generator = torch.Generator().manual_seed(seed)
+        given = [arguments(fusion, batch, dtype, generator) for fusion in fusions]
+        drawn = [dict(battery.values(xs, [f"x{i}" for i in range(len(xs))], seed=100 * seed)) for xs, *_ in given]
+        for label in dict.fromkeys(label for each in drawn for label in each):
+            if " in x" in label and int(label.rpartition(" in x")[2]) > 2:
+                continue  # one input after the other: the first three stand for all
+            calls = [(each.get(label, xs), *w) for each, (xs, *w) in zip(drawn, given, strict=True)]
+            yield label, calls, [label in each for each in drawn]
+
+
+def run(name: str, dtype: torch.dtype) -> tuple[Ratio, list[Finding]]:
+    """Run a strategy's cases at a dtype, with the verifier's own choice of tolerance, and its own judgement."""
+    result = Ratio(name, str(dtype).removeprefix("torch."))
+    cases, fusions, session = exported(name, dtype)
+    judges: dict[int, Judge] = {}
+    failed = []
+    for label, calls, taken in trials(fusions, dtype):
+        got = session.run(*[t for xs, *w in calls for t in (*xs, *w)])
+        for i, (case, fusion, call, model) in enumerate(zip(cases, fusions, calls, got, strict=True)):
+            if not taken[i]:
+                continue
+            with torch.no_grad():
+                eager = fusion(*call)
+            if i not in judges:
+                judges[i] = Judge(fusion, call, [eager], session.providers)
+            (tolerance,) = judges[i](Trial(label, call, True), [eager])
+            finding = judge(f"{name} {case} {result.dtype} {label}", "y", eager, model, tolerance)
+            if tolerance.bits:
+                within = replace(tolerance, bits=False)
+                result.rho = max(result.rho, judge("", "y", eager, model, within).ratio)
+            result.rho = max(result.rho, finding.ratio)
+            result.cases += 1
+            result.elements += eager.numel()
+            result.undetermined += finding.undetermined
+            if not finding.passed:
+                failed.append(finding)
+    result.failed = tuple(f"{finding.case}: {finding.failed}: {finding.detail}" for finding in failed)
+    return result, failed
+
+
+def main() -> int:
+    """Print the table."""
+    warnings.simplefilter("ignore")
+    total = 0
+    print(HEADING)
+    failures = []
+    for name in NAMES:
+        for dtype in DTYPES:
+            ratio, _ = run(name, dtype)
+            total += ratio.cases
+            failures += ratio.failed
+            print(ratio, flush=True)
+    print(f"{total} cases, {len(failures)} failed")
+    print(*failures, sep="\n")
+    return len(failures) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
