@@ -142,6 +142,42 @@ def test_inputs_that_do_not_fit_the_model(here):
     assert not Path("out.npz").exists()
 
 
+def test_verify_with_the_battery_locates_and_writes_a_page(here):
+    run("export", "net.py:build", "-o", "net.onnx", "--no-verify")
+    said = json.loads(run("verify", "net.py:build", "net.onnx", "--battery", "--locate", "--json").stdout)
+    assert said["passed"] is True
+    assert said["location"] is None
+    assert {"huge", "subnormal", "NaN in a", "Inf - Inf", "Fortran order"} <= {f["case"] for f in said["findings"]}
+    wrong = run("verify", "net.py:other", "net.onnx", "--locate", "--html", "page.html", code=1)
+    assert "where it starts: weights at node 'merge' of the fusion 'merge' (low_rank_concatenation)" in wrong.stdout
+    assert "low_rank_concatenation" in Path("page.html").read_text(encoding="utf-8")
+    said = json.loads(run("verify", "net.py:other", "net.onnx", "--locate", "--json", code=1).stdout)
+    assert (said["location"]["fault"], said["location"]["node"]) == ("weights", "merge")
+    assert "nowhere" in run("verify", "net.py:build", "net.onnx", "--html", "nowhere/page.html", code=2).stderr
+
+
+def test_matrix_prints_writes_and_fails(here):
+    shown = run("matrix", "max", "-r", "onnxruntime_cpu", "-r", "onnx_reference", "-o", "m.json", "--html", "m.html")
+    assert "same bits" in shown.stdout
+    said = json.loads(Path("m.json").read_text(encoding="utf-8"))
+    assert [(c["strategy"], c["runtime"], c["verdict"]) for c in said["cells"]] == [
+        ("max", "onnxruntime_cpu", "equal"),
+        ("max", "onnx_reference", "equal"),
+    ]
+    assert "onnx_reference" in Path("m.html").read_text(encoding="utf-8")
+    assert "tracts" in run("matrix", "max", "-r", "tracts", code=2).stderr
+    assert "nowhere" in run("matrix", "max", "--known", "nowhere", code=2).stderr
+    assert "maxi" in run("matrix", "maxi", "-r", "onnxruntime_cpu", code=2).stderr
+
+
+def test_matrix_says_what_is_documented(here):
+    if fusion_onnx.verification.backends.get("tract").missing():
+        pytest.skip(fusion_onnx.verification.backends.get("tract").missing())
+    run("matrix", "max", "-r", "tract", code=1)
+    said = run("matrix", "max", "-r", "tract", "--known", ROOT / "docs" / "differences").stdout
+    assert "tract-nan-in-minimum-and-maximum" in said
+
+
 def test_overwrite(here):
     run("export", "net.py:build", "-o", "net.onnx")
     run("export", "net.py:build", "-o", "net.onnx", code=2)
