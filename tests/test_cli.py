@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import fusion_onnx
 from fusion_onnx.cli import app
+from fusion_onnx.verification import backends
 
 ROOT = Path(__file__).parent.parent
 TARGET = """
@@ -171,8 +172,8 @@ def test_matrix_prints_writes_and_fails(here):
 
 
 def test_matrix_says_what_is_documented(here):
-    if fusion_onnx.verification.backends.get("tract").missing():
-        pytest.skip(fusion_onnx.verification.backends.get("tract").missing())
+    if backends.get("tract").missing():
+        pytest.skip(backends.get("tract").missing())
     run("matrix", "max", "-r", "tract", code=1)
     said = run("matrix", "max", "-r", "tract", "--known", ROOT / "docs" / "differences").stdout
     assert "tract-nan-in-minimum-and-maximum" in said
