@@ -71,6 +71,8 @@ def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: To
         drifted = [who for who, ratio in off.items() if ratio > 1] or [max(off, key=lambda who: off[who])]
         shares = ", ".join(f"{who} {ratio:.3g} ×" for who, ratio in off.items())
         detail += f"; from float64, in its own share of that: {shares}: {' and '.join(drifted)} drifted"
+    elif shown.failed in ("nan", "inf"):
+        detail += f"; in float64 it is {tolerance.exact[shown.at]:g}"
     return replace(shown, detail=detail, eager_ratio=off["eager"], model_ratio=off["model"])
 
 
