@@ -36,8 +36,8 @@ ENTRIES = {
         "kind": "differs",
         "title": "ONNX Runtime's CPU provider is off in Tanh of subnormal numbers",
         "why": "Its approximation is off by 0.2 % at 1e-41 and by 1e-5 at 1e-38, and gives 0 at the smallest. No "
-        "strategy has Tanh in it; a network or a preprocess function that applies Tanh to inputs that small differs there, "
-        "on the battery's values tiny and subnormal.",
+        "strategy has Tanh in it; a network or a preprocess function that applies Tanh to inputs "
+        "that small differs there, on the battery's values tiny and subnormal.",
         "strategies": [],
         "dtypes": ["float32"],
         "values": ["tiny", "subnormal"],
