@@ -525,6 +525,20 @@ def check_export(cls: type[Fusion], case: Case) -> None:
 
 
 @_check
+def check_battery(cls: type[Fusion], case: Case) -> None:
+    """Exported in float32, a strategy with fuse and decompose is equal on hostile values and in every memory layout."""
+    from fusion_onnx import export, verify
+
+    if not cls.is_strategy():
+        return  # ordinary operators, of which ONNX Runtime approximates some, such as Sigmoid below -18
+    trial = _Trial(cls, case, dtype=torch.float32)
+    fusion = case.create(cls).to(trial.dtype)
+    args = (trial.xs,) if trial.w is None else (trial.xs, trial.w)
+    verdict = verify(fusion, export(fusion, args, verify=False).model, args, battery=True)
+    _demand(verdict.passed, f"fuse and decompose differ: {'; '.join(verdict.reasons)}")
+
+
+@_check
 def check_layer(cls: type[Fusion], case: Case) -> None:
     """FusionLayer owns the parameters, starts them finite, and they learn."""
     trial = _Trial(cls, case)
