@@ -197,7 +197,9 @@ def _shown(cell: Cell) -> str:
     if cell.verdict == "equal":
         return f"[green]{share}[/]"
     colour = "red" if cell.unexplained else "yellow"
-    return f"[{colour}]{cell.verdict} {share}[/]"
+    failed = dict.fromkeys(p.failed for p in cell.problems if p.kind == "differs")
+    what = share if failed in ({}, {"error": None}) else ", ".join(failed)
+    return f"[{colour}]{cell.verdict}: {what}[/]"
 
 
 @dataclass(frozen=True)

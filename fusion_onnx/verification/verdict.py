@@ -95,15 +95,15 @@ class Verdict:
 
         title = f"verification on {', '.join(self.providers)}: {'passed' if self.passed else 'FAILED'}"
         table = Table(title=title, caption=f"tolerance: {self.rule}", title_style="bold green" if self else "bold red")
-        for heading in ("case", "output", "shape", "dtype"):
-            table.add_column(heading, no_wrap=heading == "case")
+        table.add_column("case", overflow="fold")
+        table.add_column("output", overflow="fold")
         for heading in ("error", "allowed", "ratio"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for f in self.findings:
             verdict = "[green]equal[/]" if f.passed else f"[red]{f.failed}[/]"
             numbers = (f"{f.error:.2e}", f"{f.tolerance:.2e}", f"{f.ratio:.2f}")
-            table.add_row(f.case, f.output, escape(str(list(f.shape))), f.dtype, *numbers, verdict)
+            table.add_row(f.case, escape(f"{f.output} {f.dtype}{list(f.shape)}"), *numbers, verdict)
         return table
 
     @property
