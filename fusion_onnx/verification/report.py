@@ -204,6 +204,9 @@ def _shown(cell: Data) -> dict[str, Any]:
     verdict = cell["verdict"]
     known = bool(cell["problems"]) and all(p["known"] for p in cell["problems"])
     share = "" if verdict in ("cannot", "missing") else "same bits" if cell["same_bits"] else number(cell["ratio"], 2)
+    failed = dict.fromkeys(p["failed"] for p in cell["problems"] if p["kind"] == "differs")
+    if set(failed) - {"error"}:
+        share = ", ".join(failed)  # no number says how far NaN is from what stands there
     words = [verdict if verdict != "equal" else "", share, "(known)" if known else ""]
     counts = f"{_counted(cell['compared'], 'run')}, {_counted(cell['elements'], 'entry', 'entries')}"
     return {
