@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx import runtime as runtime
     from fusion_onnx import testing as testing
     from fusion_onnx import tinybig as tinybig
+    from fusion_onnx.assertion import assert_parity as assert_parity
     from fusion_onnx.config import from_config as from_config
     from fusion_onnx.config import to_config as to_config
     from fusion_onnx.contract import Case as Case
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.runtime import Session as Session
     from fusion_onnx.runtime import SessionError as SessionError
     from fusion_onnx.verification import Verdict as Verdict
+    from fusion_onnx.verification import locate as locate
     from fusion_onnx.verification import verify as verify
 
 try:
@@ -59,12 +61,14 @@ _HOME = {
     "SessionError": "fusion_onnx.runtime",
     "Verdict": "fusion_onnx.verification",
     "VerificationError": "fusion_exporters",
+    "assert_parity": "fusion_onnx.assertion",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",
     "from_config": "fusion_onnx.config",
     "function": "fusion_onnx.contract",
     "fusion": "fusion_onnx.contract",
     "get": "fusion_onnx.registry",
+    "locate": "fusion_onnx.verification",
     "names": "fusion_onnx.registry",
     "register": "fusion_onnx.registry",
     "register_function": "fusion_onnx.functions",

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 import fusion_onnx
 from fusion_onnx import FusionLayer, Session, create, export, verify
-from fusion_onnx.verification import battery
+from fusion_onnx.verification import battery, trials
 from models import breast_cancer, digits
 from tests.mutants import Net, constant, given, replacing, rows, subject
 
@@ -206,6 +206,54 @@ def test_findings_name_the_class(what):
     assert all(name in str(verdict) for name in classes)
     if what != "negative values":
         assert verify(module, model, args).passed  # the given inputs alone do not show it
+
+
+def test_many_rows_have_values_of_every_size():
+    module, model, args = network()
+    (trial,) = trials.many_rows(Session(model).inputs, args)
+    for x, tensor in zip(args, trial.args, strict=True):
+        assert (tensor.shape, tensor.dtype) == ((trials.ROWS, *x.shape[1:]), x.dtype)
+        assert set(range(-20, 20)) <= set(tensor.abs().log2().floor().int().flatten().tolist())
+        assert 0.4 < (tensor < 0).float().mean() < 0.6
+    assert trial.case in {f.case for f in verify(module, model, args, battery=True).findings}
+    fixed = export(module, args, verify=False, dynamic=False).model
+    assert trials.many_rows(Session(fixed).inputs, args) == []
+
+
+def beyond_row(count):
+    def step(a, b, elem):
+        return [
+            *(
+                constant(name, [value], TensorProto.INT64)
+                for name, value in (("at", count), ("end", 2**40), ("axis", 0))
+            ),
+            helper.make_node("Slice", [a, "axis", "at", "axis"], ["head"]),
+            helper.make_node("Slice", [a, "at", "end", "axis"], ["tail"]),
+            helper.make_node("Neg", ["tail"], ["turned"]),
+            helper.make_node("Concat", ["head", "turned"], [b], axis=0),
+        ]
+
+    return step
+
+
+def test_a_fault_beyond_the_rows_that_are_given_is_found():
+    module, _, args = network()
+    verdict = verify(module, changed(beyond_row(100)), args, battery=True)
+    assert [f.case for f in verdict.findings if not f.passed] == [f"batch {trials.ROWS}, log-uniform"]
+
+
+def test_a_weight_that_no_output_shows_is_found():
+    module, model, args = network()
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    (held,) = [t for t in wrong.graph.initializer if t.name == "merge.w"]
+    values = onnx.numpy_helper.to_array(held).copy()
+    values.flat[3] = np.nextafter(values.flat[3], np.float32(9))
+    held.CopyFrom(onnx.numpy_helper.from_array(values, held.name))
+    assert verify(module, wrong, args).passed
+    (finding,) = [f for f in verify(module, wrong, args, battery=True).findings if not f.passed]
+    assert (finding.case, finding.failed) == ("fusion by fusion", "fusion")
+    assert "'merge'" in finding.detail and "weights" in finding.detail
 
 
 class Growing(torch.nn.Module):

@@ -42,8 +42,8 @@ def verify(
         model: a path, bytes, an onnx.ModelProto, or the result of `export`.
         inputs: a tuple of the module's positional arguments; drawn at random from the model's input shapes if None.
         providers: as `Session` takes them.
-        battery: also on hostile values (huge, tiny, subnormal, ties, NaN and Inf in each input, ...) and on inputs
-            that are not contiguous, sliced, broadcast or in Fortran order.
+        battery: also on hostile values (huge, tiny, subnormal, ties, NaN and Inf in each input, ...), on many rows, on
+            inputs that are not contiguous, sliced, broadcast or in Fortran order, and a network fusion by fusion.
 
     Returns:
         Verdict: true if all passed; `.table()`, `.to_json()`, `.findings`.
@@ -56,6 +56,8 @@ def verify(
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     with evaluating(module):
         findings, rule = _findings(module, session, args, battery)
+        if battery and bare_call(module, args) is None and all(finding.passed for finding in findings):
+            findings += _fusion_by_fusion(module, model, args, providers)
     return Verdict(tuple(findings), tuple(session.providers), rule)
 
 
@@ -84,7 +86,8 @@ def _findings(
     judged = Judge(module, args, once, session.providers)
     tried = trials.sizes(module, session.inputs, args)
     if battery:
-        tried += trials.hostile(module, session.inputs, args) + trials.layouts(session.inputs, args)
+        tried += trials.hostile(module, session.inputs, args) + trials.many_rows(session.inputs, args)
+        tried += trials.layouts(session.inputs, args)
     found: list[Finding] = []
     compared = False
     for trial in tried:
@@ -142,6 +145,17 @@ class Judge:
         tolerance = derived(*call)
         assert tolerance is not None
         return [replace(tolerance, rule=BITS, bits=True) if self._bits else tolerance]
+
+
+def _fusion_by_fusion(module: torch.nn.Module, model: Any, args: tuple[Any, ...], providers: Any) -> list[Finding]:
+    """Hold each fusion of a network to its own bound and its own weights: what a network's output may lose hides more.
+
+    Other models than those exported here have no fusions in them, and are left alone.
+    """
+    from fusion_onnx.verification.locate import locate
+
+    found = locate(module, model, args, providers)
+    return [_broken("fusion by fusion", "fusion", str(found))] if found and found.fusion else []
 
 
 def _broken(case: str, failed: str, detail: str) -> Finding:

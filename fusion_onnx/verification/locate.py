@@ -125,7 +125,7 @@ class _Search:
 
     def first_hostile(self) -> Location | None:
         """Return the first difference on the battery's values; each class has a noise of its own."""
-        for trial in trials.hostile(self.module, self.infos, self.args):
+        for trial in [*trials.hostile(self.module, self.infos, self.args), *trials.many_rows(self.infos, self.args)]:
             try:
                 recording = record(self.module, trial.args)
             except Exception:  # not made for these values

@@ -13,6 +13,8 @@ from fusion_onnx.runtime import TensorInfo
 from fusion_onnx.verification import battery
 from fusion_onnx.verification.tolerance import bare_call, derived, outputs, resampled
 
+ROWS, LARGEST = 257, 2**24
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -80,6 +82,31 @@ def hostile(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[An
                 mixed[i] = tensor
         trials.append(Trial(name, pytree.tree_unflatten(mixed, spec), hostile=True))
     return trials
+
+
+def many_rows(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+    """Return the inputs with `ROWS` along their first axis, where that is dynamic in all that have one.
+
+    The floating values are log-uniform from 2^-20 to 2^20, of either sign, so that no decade is left out.
+    """
+    leaves, spec = pytree.tree_flatten(args)
+    generator = torch.Generator().manual_seed(3)
+    grown = list(leaves)
+    axes = {str(info.shape[0]) for info in infos if info.shape and not isinstance(info.shape[0], int)}
+    for i, info in zip(_places(leaves), infos, strict=True):
+        tensor = leaves[i]
+        for axis, size in enumerate(info.shape or ()):
+            if str(size) in axes:
+                tensor = resampled(tensor, axis, ROWS, generator)
+        if tensor is not leaves[i] and tensor.dtype.is_floating_point:
+            exponents = 40 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64) - 20
+            signs = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
+            largest = torch.finfo(tensor.dtype).max / 256
+            tensor = (signs * torch.exp2(exponents).clamp(max=largest)).to(tensor)
+        grown[i] = tensor
+    if not axes or sum(t.numel() for t in grown if isinstance(t, torch.Tensor)) > LARGEST:
+        return []
+    return [Trial(f"{', '.join(sorted(axes))} {ROWS}, log-uniform", pytree.tree_unflatten(grown, spec), hostile=True)]
 
 
 def layouts(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
