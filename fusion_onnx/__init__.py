@@ -42,8 +42,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.runtime import Session as Session
     from fusion_onnx.runtime import SessionError as SessionError
     from fusion_onnx.verification import Verdict as Verdict
-    from fusion_onnx.verification import locate as locate
     from fusion_onnx.verification import verify as verify
+    from fusion_onnx.verification.locate import locate as locate
 
 try:
     __version__ = version("fusion-onnx")

@@ -222,11 +222,9 @@ def test_many_rows_have_values_of_every_size():
 
 def beyond_row(count):
     def step(a, b, elem):
+        places = {"at": count, "end": 2**40, "axis": 0}
         return [
-            *(
-                constant(name, [value], TensorProto.INT64)
-                for name, value in (("at", count), ("end", 2**40), ("axis", 0))
-            ),
+            *(constant(name, [value], TensorProto.INT64) for name, value in places.items()),
             helper.make_node("Slice", [a, "axis", "at", "axis"], ["head"]),
             helper.make_node("Slice", [a, "at", "end", "axis"], ["tail"]),
             helper.make_node("Neg", ["tail"], ["turned"]),
