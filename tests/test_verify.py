@@ -209,3 +209,23 @@ def test_wrong_inputs_are_an_error_not_a_verdict(net, model):
         verify(net, model, (torch.randn(3, 5), torch.randn(3, 6)))
     with pytest.raises(fusion_onnx.SessionError):
         verify(net, b"no model", (torch.randn(3, 4), torch.randn(3, 6)))
+
+
+def test_outputs_in_another_order_under_each_others_names():
+    class Pair(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.top, self.total = create("max", dims=[3, 3]), create("sum", dims=[3, 3])
+
+        def forward(self, a, b):
+            return {"top": self.top([a, b]), "total": self.total([a, b])}
+
+    module, args = Pair(), (torch.randn(4, 3), torch.randn(4, 3))
+    model = export(module, args, verify=False).model
+    assert verify(module, model, args).passed
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs[::-1])
+    (finding,) = verify(module, model, args).findings
+    assert finding.failed == "names"
+    assert "['total', 'top']" in finding.detail

@@ -1,7 +1,7 @@
 """`verify`: a model against the module it was exported from, at several sizes, and on hostile values on request."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +33,9 @@ def verify(
 ) -> Verdict:
     """Compare an ONNX model with the eager module, output by output, at the inputs' own and at other sizes.
 
-    Checked in this order: number of outputs, dtype, shape, NaN positions, Inf positions and signs, then the error. A
-    fusion alone is held to its strategy's bound, or to the same bits; a network to what eager execution itself is
-    measured to lose against float64.
+    Checked in this order: number and names of outputs, dtype, shape, NaN positions, Inf positions and signs, then the
+    error. A fusion alone is held to its strategy's bound, or to the same bits; a network to what eager execution itself
+    is measured to lose against float64.
 
     Args:
         module: the module the model was exported from.
@@ -83,6 +83,8 @@ def _findings(
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(once, twice, strict=True)):
         detail = "the module gives different results for the same inputs; nothing can be equal to it"
         return [_broken("as given", "eager", detail)], DERIVED
+    if wrong := _misnamed(module, args, [info.name for info in session.outputs]):
+        return [_broken("the outputs", "names", wrong)], DERIVED
     judged = Judge(module, args, once, session.providers)
     tried = trials.sizes(module, session.inputs, args)
     if battery:
@@ -115,6 +117,20 @@ def _findings(
     if not compared and any(finding.shape and 0 not in finding.shape for finding in found):
         found.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
     return found, judged.rule
+
+
+def _misnamed(module: torch.nn.Module, args: tuple[Any, ...], names: list[str]) -> str:
+    """Say what is wrong with the outputs' names, where the module names them itself by returning a mapping of tensors.
+
+    A model may have names of its own; the module's in another order are wrong, whatever their values are.
+    """
+    with torch.no_grad():
+        given = module(*args)
+    if not isinstance(given, Mapping):
+        return ""
+    keys = [str(key) for key in given]
+    plain = [name if name in keys else name.removeprefix("output_") for name in names]
+    return f"the model gives {plain}, eager {keys}" if sorted(plain) == sorted(keys) and plain != keys else ""
 
 
 class Judge:
