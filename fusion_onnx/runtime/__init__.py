@@ -3,6 +3,7 @@
 Stands alone: numpy and onnxruntime, no torch, no onnx. onnxruntime is imported with the first session.
 """
 
+from ._bound import Bound
 from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
@@ -11,6 +12,7 @@ from ._session import Session
 from ._types import TensorInfo
 
 __all__ = [
+    "Bound",
     "InputError",
     "ModelHeader",
     "NodePlacement",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _ort, _providers, _torch
+from ._bound import Bound, destinations, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
 from ._model_file import ModelHeader, read_header
@@ -135,6 +136,33 @@ class Session:
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
         return _torch.from_arrays(outputs) if tensors else outputs
+
+    def bind(self, /, *args: Any, outputs: Any = None, **named: Any) -> Bound:
+        """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
+
+        Between calls, write new values into the arrays or tensors that were given; the shapes stay. The model is run
+        once here, to learn the outputs' shapes.
+
+        Args:
+            args, named: the inputs, as `run` takes them, but read in place: contiguous arrays or tensors of the model's
+                dtypes.
+            outputs: what to write into: a list in the model's order, a mapping by name, or the array itself where there
+                is one; allocated if None, as tensors where an input is one.
+
+        Raises:
+            InputError: as `run`; an input would have to be copied; an output does not fit, or shares an input's memory.
+            SessionError: ONNX Runtime failed while it ran the model.
+        """
+        values = arrange(self.inputs, args, named)
+        read = []
+        for info, (_, _, reader), value in zip(self.inputs, self._slots, values, strict=True):
+            if info.dtype == "string" or "(" in info.dtype:
+                raise InputError(f"{info}: only tensors of numbers can be bound")
+            read.append(in_place(info, value, reader.read(value)))
+        first = self.run(*values)
+        written = first if outputs is None else destinations(self.outputs, outputs, first, read)
+        names = [info.name for info in (*self.inputs, *self.outputs)]
+        return Bound(self._ort, self._ort_session, names, read, written, values, self._where)
 
     def _run_bound(self, feeds: dict[str, Any], tensors: bool) -> list[Any]:
         if not tensors:

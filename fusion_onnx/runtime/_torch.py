@@ -59,7 +59,7 @@ def run_bound(ort: Any, session: Any, feeds: dict[str, Any], outputs: Sequence[s
     binding = session.io_binding()
     for name, value in feeds.items():
         if is_tensor(value):
-            binding.bind_ortvalue_input(name, _ort_value(ort, name, value))
+            binding.bind_ortvalue_input(name, ort_value(ort, name, value))
         else:
             binding.bind_cpu_input(name, value)
     for name in outputs:
@@ -84,7 +84,8 @@ class _BoolAsBytes:
         return self._bytes.__dlpack__()
 
 
-def _ort_value(ort: Any, name: str, tensor: Any) -> Any:
+def ort_value(ort: Any, name: str, tensor: Any) -> Any:
+    """The tensor as ONNX Runtime sees it, in place. Raises InputError where it cannot read it there."""
     try:
         return ort.OrtValue.from_dlpack(_BoolAsBytes(tensor) if dtype_name(tensor) == "bool" else tensor)
     except (RuntimeError, TypeError, BufferError) as error:

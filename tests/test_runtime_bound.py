@@ -1,0 +1,161 @@
+"""`Session.bind`: repeated calls on the same memory give what `run` gives, and bad memory is refused."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import fusion_onnx
+from fusion_onnx import InputError, Session, SessionError, create, export
+
+
+def made(name="low_rank_concatenation", dims=(4, 6), dtype=torch.float32, provider="cpu", **options):
+    fusion = create(name, dims=list(dims), **options)
+    xs = [torch.randn(3, d).to(dtype) for d in dims]
+    length = fusion.calculate_l()
+    args = (xs, torch.randn(length).to(dtype)) if length else (xs,)
+    return Session(export(fusion, args, verify=False).model, provider), [*xs, *args[1:]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", fusion_onnx.names())
+def test_every_strategy_gives_what_run_gives(name, dtype):
+    options = {"n": 4} if fusion_onnx.get(name).rule_n == "n" else {}
+    session, tensors = made(name, (4, 4), dtype, **options)
+    arrays = [t.numpy() for t in tensors]
+    call = session.bind(*arrays)
+    for _ in range(3):
+        for array in arrays:
+            array[...] = np.random.default_rng(0).standard_normal(array.shape)
+        (y,) = call()
+        assert np.array_equal(y, session.run(*arrays)[0])
+        assert y is call.outputs[0]
+
+
+def test_inputs_and_outputs_are_the_callers_own():
+    y = np.full((3, 4), np.nan, np.float32)
+    session, arrays = made(n=4)[0], [t.numpy() for t in made(n=4)[1]]
+    call = session.bind(*arrays, outputs=y)
+    assert np.isnan(y).all()  # nothing is written before the first call
+    assert call()[0] is y
+    assert all(a is b for a, b in zip(call.inputs, arrays, strict=True))
+    before = y.copy()
+    arrays[0] += 1
+    call()
+    assert not np.array_equal(y, before)
+    assert np.array_equal(y, session.run(*arrays)[0])
+
+
+def test_by_name_and_as_tensors():
+    session, tensors = made(n=4)
+    named = dict(zip([info.name for info in session.inputs], tensors, strict=True))
+    y = torch.empty(3, 4)
+    call = session.bind(**named, outputs={session.outputs[0].name: y})
+    assert call()[0] is y
+    tensors[0].mul_(2)
+    call()
+    assert torch.equal(y, session.run(*tensors)[0])
+    (free,) = session.bind(*tensors)()
+    assert isinstance(free, torch.Tensor)
+    assert torch.equal(free, y)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_other_batch_sizes(rows):
+    session, _ = made("sum", (4, 4))
+    xs = [np.ones((rows, 4), np.float32)] * 2
+    assert session.bind(*xs)()[0].shape == (rows, 4)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: x[:, ::-1],
+        lambda x: x.T.copy().T,
+        lambda x: x.tolist(),
+        lambda x: x.astype(">f4"),
+        lambda x: torch.from_numpy(np.repeat(x, 2, 1))[:, ::2],
+    ],
+    ids=["reversed", "Fortran order", "a list", "big-endian", "a strided tensor"],
+)
+def test_what_would_be_copied_is_refused(spoil):
+    session, _ = made("sum", (4, 4))
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(InputError, match=r"x1: a bound call reads the caller's own memory.*contiguous"):
+        session.bind(spoil(x), x)
+
+
+X = np.ones((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (np.ones((3, 5), np.float32), r"float32\[3, 4\]; got a numpy array float32\[3, 5\]"),
+        (np.ones((3, 4)), "got a numpy array float64"),
+        (torch.ones(3, 4), "got a torch tensor"),
+        ([], "gives 1 outputs"),
+        ({"z": X}, "outputs are y; got z"),
+        ([[1, 2]], "got a list"),
+        (np.ones((4, 3), np.float32).T, "contiguous and writable"),
+        (np.frombuffer(bytes(48), np.float32).reshape(3, 4), "contiguous and writable"),
+        (X, "shares memory"),
+    ],
+)
+def test_outputs_that_do_not_fit(outputs, said):
+    session, _ = made("sum", (4, 4))
+    with pytest.raises(InputError, match=said):
+        session.bind(X, X, outputs=outputs)
+
+
+def test_wrong_inputs_are_refused_as_run_refuses_them():
+    session, _ = made("sum", (4, 4))
+    for args in ((X,), (X, X.astype(np.float64)), (X, np.ones((2, 4), np.float32)), (X, np.ones((3, 5), np.float32))):
+        with pytest.raises(InputError):
+            session.bind(*args)
+
+
+def test_the_inputs_live_as_long_as_the_call():
+    session, _ = made("sum", (4, 4))
+    call = session.bind(np.full((300, 4), 2, np.float32), np.full((300, 4), 3, np.float32))
+    _ = [np.full((300, 4), 9, np.float32) for _ in range(50)]  # would take freed memory
+    assert (call()[0] == 5).all()
+
+
+def test_threads_take_turns():
+    session, _ = made("sum", (64, 64))
+    xs = [np.ones((256, 64), np.float32)] * 2
+    call = session.bind(*xs)
+    wrong = []
+
+    def work():
+        wrong.extend(i for i in range(200) if not (call()[0] == 2).all())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_failure_is_a_session_error(monkeypatch):
+    session, _ = made("sum", (4, 4))
+    call = session.bind(X, X.copy())
+    monkeypatch.setattr(type(session._ort_session), "run_with_iobinding", None)
+    call._run = lambda binding: (_ for _ in ()).throw(RuntimeError("no such thing"))
+    with pytest.raises(SessionError, match="no such thing"):
+        call()
+
+
+@pytest.mark.gpu
+def test_on_the_gpu_nothing_leaves_it():
+    session, tensors = made(n=4, provider="cuda")
+    tensors = [t.cuda() for t in tensors]
+    y = torch.empty(3, 4, device="cuda")
+    call = session.bind(*tensors, outputs=y)
+    for _ in range(3):
+        tensors[0].mul_(2)
+        assert call()[0] is y
+        assert torch.equal(y, session.run(*tensors)[0])
