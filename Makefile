@@ -1,5 +1,6 @@
 # make demo   train, export, verify and run eight fusion networks on the handwritten digits
 # make test   lint, types and all tests
+# make bench   measure every strategy beside its peers, into benchmarks/results
 # make models, make readme   write the stored models, the README's table again
 # make package   wheel through sdist, installed without torch, runs a stored model
 
@@ -11,7 +12,7 @@ JOBS ?= 2
 WEB := .venv/web
 export FUSION_ONNX_NODE_MODULES := $(CURDIR)/$(WEB)/node_modules
 
-.PHONY: demo test lint types tests models readme package clean
+.PHONY: demo test lint types tests bench models readme package clean
 
 demo: .venv/installed
 	@$(BIN)/python -m models.demo
@@ -28,6 +29,9 @@ types: .venv/installed
 
 tests: .venv/installed $(WEB)/tried
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.fusions --output benchmarks/results
 
 models: .venv/installed
 	$(BIN)/python -m models.store

@@ -112,6 +112,9 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     """Whether the output's entries are input entries (selection, concatenation): no arithmetic, nothing to round."""
     bitwise: ClassVar[bool] = False
     """Whether `fuse` and `decompose` fix one order of operations, so that IEEE arithmetic gives both the same bits."""
+    entrywise: ClassVar[bool] = False
+    """Whether an entry of the output depends on the inputs' entries at its own place alone, beside w: so a session may
+    compute a large batch in blocks of rows that stay in the cache."""
     tinybig: ClassVar[tuple[str, ...]] = ()
     """The names that the tinyBIG library has for this strategy."""
     tinybig_defaults: ClassVar[Mapping[str, Any]] = {}

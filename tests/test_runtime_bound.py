@@ -8,6 +8,7 @@ import torch
 
 import fusion_onnx
 from fusion_onnx import InputError, Session, SessionError, create, export
+from fusion_onnx.runtime import _bound
 
 
 def made(name="low_rank_concatenation", dims=(4, 6), dtype=torch.float32, provider="cpu", **options):
@@ -18,8 +19,13 @@ def made(name="low_rank_concatenation", dims=(4, 6), dtype=torch.float32, provid
     return Session(export(fusion, args, verify=False).model, provider), [*xs, *args[1:]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("name", fusion_onnx.names())
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in fusion_onnx.names()),
+        *(("mean", dtype) for dtype in (torch.float16, torch.float64)),
+    ],
+)
 def test_every_strategy_gives_what_run_gives(name, dtype):
     options = {"n": 4} if fusion_onnx.get(name).rule_n == "n" else {}
     session, tensors = made(name, (4, 4), dtype, **options)
@@ -159,3 +165,65 @@ def test_on_the_gpu_nothing_leaves_it():
         tensors[0].mul_(2)
         assert call()[0] is y
         assert torch.equal(y, session.run(*tensors)[0])
+
+
+# --- blocks of rows ---------------------------------------------------------------------------------------------------
+
+ENTRYWISE = [name for name in fusion_onnx.names() if fusion_onnx.get(name).entrywise]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(_bound, "BLOCK", 700)
+
+
+@pytest.mark.parametrize(
+    ("name", "lead", "dtype"),
+    [
+        *((name, (37,), torch.float32) for name in ENTRYWISE),
+        *(("median", (37,), dtype) for dtype in (torch.float16, torch.float64)),
+        *(("learned_weighted_sum", lead, torch.float32) for lead in ((1,), (2,), (5, 3), (64, 2, 2))),
+    ],
+    ids=str,
+)
+def test_blocks_give_the_same_bits(name, lead, dtype, small_blocks, monkeypatch):
+    fusion = create(name, dims=[7] * 3)
+    xs = [torch.randn(*lead, 7).to(dtype) for _ in range(3)]
+    xs[1].flatten()[:2] = torch.tensor([torch.nan, torch.inf])
+    args = (xs, torch.randn(3).to(dtype)) if fusion.calculate_l() else (xs,)
+    session = Session(export(fusion, args, verify=False).model, "cpu")
+    tensors = [*xs, *args[1:]]
+    call = session.bind(*tensors)
+    blocked = call()[0].clone(), session.run(*tensors)[0], session.run(*[t.numpy() for t in tensors])[0]
+    assert (len(call._bindings) > 1) == (lead[0] > 1 and sum(x.nbytes for x in xs) + xs[0].nbytes > 1400)
+    monkeypatch.setattr(_bound, "BLOCK", 1 << 40)
+    whole = session.run(*tensors)[0]
+    for y in blocked:
+        assert torch.equal(torch.as_tensor(y).nan_to_num(7), whole.nan_to_num(7))
+    assert isinstance(blocked[1], torch.Tensor)
+    assert isinstance(blocked[2], np.ndarray)
+
+
+def test_what_is_not_entrywise_stays_whole(small_blocks):
+    tanh = create("sum", dims=[4, 4], preprocess_functions="tanh")
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    xs = [torch.randn(50, 4), torch.randn(50, 4)]
+    for module, args in ((tanh, (xs,)), (network, (xs[0],))):
+        model = export(module, args, verify=False).model
+        session = Session(model, "cpu")
+        assert not session._rows
+        assert "fusion_onnx.entrywise" not in session.metadata
+    session, tensors = made(n=4)
+    assert not session._rows
+    assert len(session.bind(*tensors)._bindings) == 1
+
+
+def test_a_layer_and_an_inlined_file_are_entrywise_too(small_blocks):
+    layer = fusion_onnx.FusionLayer(create("learned_weighted_sum", dims=[4, 4]))
+    args = (torch.randn(50, 4), torch.randn(50, 4))
+    for inline in ("none", "all"):
+        session = Session(export(layer, args, inline=inline, verify=False).model, "cpu")
+        call = session.bind(*args)
+        assert len(call._bindings) > 1
+        with torch.no_grad():
+            assert torch.equal(call()[0], layer(*args))

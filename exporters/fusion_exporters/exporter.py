@@ -19,6 +19,7 @@ from fusion_exporters import graph
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
+from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import SessionError
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
@@ -217,7 +218,16 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
                 fusions[path or part.name] = part.to_config()
             except FusionError as error:  # a callable without a name: the graph holds what it does
                 fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
-    return {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
+    facts = {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
+    return {**facts, "entrywise": True} if _entrywise(module) else facts
+
+
+def _entrywise(module: torch.nn.Module) -> bool:
+    """Whether the model is one fusion that combines its inputs entry by entry, and nothing else."""
+    fusion = module.fusion if isinstance(module, FusionLayer) else module
+    if not isinstance(fusion, Fusion) or not fusion.entrywise or not fusion.is_strategy():
+        return False
+    return fusion._record is not None and not fusion.preprocess_functions and not fusion.postprocess_functions
 
 
 def _write(target: Path, proto: onnx.ModelProto) -> None:

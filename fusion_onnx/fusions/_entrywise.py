@@ -21,6 +21,7 @@ class EntrywiseFusion(Fusion):
     """n = n_1, where all widths are equal; l = 0. `dims` may be left out."""
 
     equal_dims = True
+    entrywise = True
     rule_n = "n_1"
     cases: ClassVar[tuple[Case, ...]] = CASES
 

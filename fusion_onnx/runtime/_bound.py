@@ -1,4 +1,8 @@
-"""A call whose inputs and outputs keep their memory, for loops: nothing is read, checked or allocated a second time."""
+"""A call whose inputs and outputs keep their memory, for loops: nothing is read, checked or allocated a second time.
+
+A model that works entry by entry (its metadata says so) is run in blocks of rows: its operators are not fused on the
+CPU, so each is a pass over memory, and a pass over a block that stays in the cache costs far less.
+"""
 
 import sys
 import threading
@@ -12,6 +16,9 @@ from ._errors import InputError, SessionError
 from ._probe import first_line
 from ._types import TensorInfo
 
+BLOCK = 4 << 20
+"""Bytes of inputs and outputs in a block of rows: of 0.3 to 16 MiB tried, 2 to 8 were the fastest."""
+
 
 class Bound:
     """What `Session.bind` returns: call it to run the model again on the same memory.
@@ -20,7 +27,7 @@ class Bound:
     that every call writes into, and returns; copy what is to outlast the next call. Threads take turns.
     """
 
-    __slots__ = ("_binding", "_device", "_lock", "_run", "_where", "inputs", "outputs")
+    __slots__ = ("_bindings", "_device", "_lock", "_run", "_where", "inputs", "outputs")
 
     def __init__(
         self,
@@ -31,12 +38,16 @@ class Bound:
         outputs: list[Any],
         inputs: Sequence[Any],
         where: str,
+        rows: Sequence[bool] = (),
     ) -> None:
         self.inputs, self.outputs = tuple(inputs), outputs
         self._where = where
-        self._binding = session.io_binding()
-        for i, (name, value) in enumerate(zip(names, (*read, *outputs), strict=True)):
-            _attach(ort, self._binding, name, value, output=i >= len(read))
+        self._bindings = []
+        for block in _blocks([*read, *outputs], rows):
+            binding = session.io_binding()
+            for i, (name, value) in enumerate(zip(names, block, strict=True)):
+                _attach(ort, binding, name, value, output=i >= len(read))
+            self._bindings.append(binding)
         devices = {v.device for v in (*read, *outputs) if _torch.is_tensor(v) and v.device.type != "cpu"}
         self._device = devices.pop() if devices else None
         self._run = session.run_with_iobinding
@@ -51,14 +62,35 @@ class Bound:
         with self._lock:
             try:
                 if self._device is None:
-                    self._run(self._binding)
+                    for binding in self._bindings:
+                        self._run(binding)
                 else:  # ONNX Runtime's stream does not wait for the kernels that still write the inputs
                     sys.modules["torch"].cuda.current_stream(self._device).synchronize()
-                    self._run(self._binding)
-                    self._binding.synchronize_outputs()
+                    for binding in self._bindings:
+                        self._run(binding)
+                        binding.synchronize_outputs()
             except Exception as error:  # ONNX Runtime's errors share no base class but this
                 raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
         return self.outputs
+
+
+def in_blocks(values: Sequence[Any]) -> bool:
+    """Return whether what is read and written is large enough to be worth blocks of rows."""
+    return bool(sum(value.nbytes for value in values) > 2 * BLOCK)
+
+
+def _blocks(values: list[Any], rows: Sequence[bool]) -> list[list[Any]]:
+    """Cut the values into blocks of rows, where `rows` says that their first axis is that of the rows."""
+    if not any(rows) or not in_blocks(values):
+        return [values]
+    values = [value.detach().numpy() if _torch.is_tensor(value) else value for value in values]
+    count = next(len(value) for value, cut in zip(values, rows, strict=True) if cut)
+    each = sum(value.nbytes for value, cut in zip(values, rows, strict=True) if cut) / max(count, 1)
+    step = max(int(BLOCK / each), 1)
+    return [
+        [value[first : first + step] if cut else value for value, cut in zip(values, rows, strict=True)]
+        for first in range(0, count, step)
+    ]
 
 
 def in_place(info: TensorInfo, given: Any, read: Any) -> Any:

@@ -1,13 +1,13 @@
 """Session: load a model, run it, and say what really ran."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _ort, _providers, _torch
-from ._bound import Bound, destinations, in_place
+from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
 from ._model_file import ModelHeader, read_header
@@ -83,6 +83,7 @@ class Session:
         self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
         self._devices = _devices(self._ort_session)
         self._good_shapes: set[tuple[Any, ...]] = set()
+        self._rows = _rows(header, self.inputs, self.outputs, self.providers)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -127,11 +128,15 @@ class Session:
         if shapes not in self._good_shapes:
             check_shapes(self.inputs, shapes)
             self._remember(shapes)
+        outputs: list[Any]
         try:
             if bound:
                 return self._run_bound(feeds, tensors)
-            outputs: list[Any] = self._ort_session.run(self._output_names, feeds)
-        except InputError:
+            if self._rows and in_blocks(fed := list(feeds.values())):
+                outputs = self._bound(fed, [np.empty_like(fed[0])], fed)()
+            else:
+                outputs = self._ort_session.run(self._output_names, feeds)
+        except (InputError, SessionError):
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
@@ -161,8 +166,11 @@ class Session:
             read.append(in_place(info, value, reader.read(value)))
         first = self.run(*values)
         written = first if outputs is None else destinations(self.outputs, outputs, first, read)
+        return self._bound(read, written, values)
+
+    def _bound(self, read: list[Any], written: list[Any], values: Sequence[Any]) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
-        return Bound(self._ort, self._ort_session, names, read, written, values, self._where)
+        return Bound(self._ort, self._ort_session, names, read, written, values, self._where, self._rows)
 
     def _run_bound(self, feeds: dict[str, Any], tensors: bool) -> list[Any]:
         if not tensors:
@@ -212,6 +220,20 @@ def _devices(session: Any) -> list[str]:
     """Where input tensors may lie, as torch names devices."""
     cuda = session.get_provider_options().get(CUDA)
     return ["cpu"] if cuda is None else ["cpu", f"cuda:{cuda.get('device_id', 0)}"]
+
+
+def _rows(
+    header: ModelHeader, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], providers: list[str]
+) -> tuple[bool, ...]:
+    """Which inputs and outputs have rows that may be computed apart from one another; none but on the CPU.
+
+    The exporter says so of a file that is one entrywise fusion: its inputs but for w, and its output, are of one shape.
+    """
+    infos = (*inputs, *outputs)
+    if header.metadata.get("fusion_onnx.entrywise") != "true" or providers != [CPU] or len(outputs) != 1:
+        return ()
+    alike = [info.shape == outputs[0].shape and info.dtype == outputs[0].dtype for info in infos]
+    return tuple(alike) if outputs[0].shape and isinstance(outputs[0].shape[0], str) and alike[0] else ()
 
 
 def _has_providers(options: Any) -> bool:

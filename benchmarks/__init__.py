@@ -1,0 +1,1 @@
+"""What the strategies cost, measured beside what a user would otherwise run."""
