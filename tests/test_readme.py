@@ -16,7 +16,7 @@ def test_the_table_is_the_registrys():
 def test_the_examples_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     cpu = [block.replace('providers="cuda"', 'providers="cpu"') for block in blocks]
-    assert len(cpu) == 4
+    assert len(cpu) == 5
     script = tmp_path / "readme.py"
     script.write_text("\n".join(cpu))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
