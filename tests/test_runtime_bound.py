@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 import fusion_onnx
 from fusion_onnx import InputError, Session, SessionError, create, export
@@ -120,6 +121,15 @@ def test_wrong_inputs_are_refused_as_run_refuses_them():
     for args in ((X,), (X, X.astype(np.float64)), (X, np.ones((2, 4), np.float32)), (X, np.ones((3, 5), np.float32))):
         with pytest.raises(InputError):
             session.bind(*args)
+
+
+def test_only_tensors_of_numbers_are_bound():
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    parts = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("SequenceConstruct", ["x", "x"], ["parts"])], "pair", [x], [parts])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(InputError, match=r"parts.*only tensors of numbers"):
+        Session(model, "cpu").bind(np.ones(3, np.float32))
 
 
 def test_the_inputs_live_as_long_as_the_call():

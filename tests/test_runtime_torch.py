@@ -136,7 +136,7 @@ def test_the_bound_path_reads_in_place():
     import onnxruntime
 
     for x in (X, X.bool(), X.bfloat16()):
-        assert room._ort_value(onnxruntime, "x", x).data_ptr() == x.data_ptr()
+        assert room.ort_value(onnxruntime, "x", x).data_ptr() == x.data_ptr()
 
 
 def test_the_bound_path_refuses_strides():

@@ -159,11 +159,11 @@ class Session:
             SessionError: ONNX Runtime failed while it ran the model.
         """
         values = arrange(self.inputs, args, named)
-        read = []
-        for info, (_, _, reader), value in zip(self.inputs, self._slots, values, strict=True):
+        for info in (*self.inputs, *self.outputs):
             if info.dtype == "string" or "(" in info.dtype:
                 raise InputError(f"{info}: only tensors of numbers can be bound")
-            read.append(in_place(info, value, reader.read(value)))
+        slots = zip(self.inputs, self._slots, values, strict=True)
+        read = [in_place(info, value, reader.read(value)) for info, (_, _, reader), value in slots]
         first = self.run(*values)
         written = first if outputs is None else destinations(self.outputs, outputs, first, read)
         return self._bound(read, written, values)
