@@ -72,5 +72,7 @@ class Arithmetic:
         if further:  # a factor's entries may underflow too, and meet all of x
             largest = max(float(x.sum(-1).max()) if x.numel() else 0.0 for x in sizes[0])
             underflow += grown * further * self.eta * len(xs) * largest
+        if further and any(not (2 * factor).to(self.dtype).isfinite().all() for _, factor in stages):
+            return torch.full_like(magnitude, torch.inf)  # a factor that is made overflows in the making
         twice = fuse([(2 * x).to(self.dtype) for x in sizes[0]], *(t.to(self.dtype) for t in sizes[1]))
         return torch.where(twice.isfinite(), lost * magnitude + underflow, torch.inf)

@@ -10,6 +10,7 @@ PyTorch and `decompose` in ONNX operators. Everything else is done here, once fo
 4. precision     float16 and bfloat16 are computed in float32 and rounded once, as the exported graph does.
 """
 
+import copy
 import difflib
 import inspect
 import json
@@ -25,8 +26,9 @@ from fusion_onnx import torch_op
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.base import function, not_given
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import Form, form, forms_of
 
-__all__ = ["Case", "Fusion", "FusionError", "function"]
+__all__ = ["Case", "Form", "Fusion", "FusionError", "form", "function"]
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -125,6 +127,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     rule_n: ClassVar[str] = ""
     rule_l: ClassVar[str] = "0"
 
+    form: str | None = None
+    """Which of its forms `in_form` has fixed; None for the one that `decompose` writes."""
+    infinities: bool = True
+    """Whether that form gives Inf and NaN for infinite entries where eager execution does."""
+
     _op: ClassVar[Any] = None
     _alias_of: ClassVar[type["Fusion"] | None] = None
 
@@ -182,8 +189,40 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         not_given(self, "fuse")
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
-        """Write the same maths as ONNX operators: `op.MatMul(x, y)`; `op.rank` is the inputs' rank."""
+        """Write the same maths as ONNX operators: `op.MatMul(x, y)`; `op.rank` is the inputs' rank.
+
+        Further methods that are marked with `@form("name")` are other exact ways to write it.
+        """
         not_given(self, "decompose")
+
+    def forms(self) -> dict[str, Form]:
+        """Return the forms in which the fusion can be written in ONNX, by name; the one of `decompose` is the first."""
+        return forms_of(type(self))
+
+    def in_form(self, name: str) -> "Fusion":
+        """Return the fusion with another of its forms for `decompose`: the same options, parameters and results.
+
+        Raises FusionError where it has no such form.
+        """
+        known = self.forms()
+        if name not in known:
+            raise FusionError(f"{self.strategy()} has no form {name!r}; its forms are {', '.join(known)}.")
+        chosen = known[name]
+        if name == next(iter(known)):
+            return self
+        other = copy.copy(self)
+        written: dict[str, Any] = {"decompose": self._form_method(chosen.method), "form": name}
+        written["error_bound"] = self._form_method(chosen.bound)
+        other.__dict__.update(written, bitwise=self.bitwise and chosen.bitwise, infinities=chosen.infinities)
+        return other
+
+    def as_written(self, forms: Mapping[str, str], node: str = "") -> "Fusion":
+        """Return the fusion in the form that a file says it has at a node, or at its only one."""
+        name = forms.get(node) if node or len(forms) != 1 else next(iter(forms.values()))
+        return self.in_form(name) if name in self.forms() and self.is_strategy() else self
+
+    def _form_method(self, name: str) -> Any:
+        return getattr(self, name)
 
     def error_bound(
         self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor

@@ -18,6 +18,10 @@ from fusion_onnx.torch_op import DOMAIN
 _LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
+class NotOffered(ExportError):
+    """A form that has nothing to offer for these inputs."""
+
+
 class Operators:
     """What `decompose` gets as `op`: `op.Add(x, y)` adds a node; `rank` and `constant` tell what it works on."""
 
@@ -76,6 +80,8 @@ def build_body(
             y = fusion.decompose(op, list(values[:count]), w, *values[count:held])
         except Exception as error:
             raise ExportError(f"{_method(fusion)} failed: {type(error).__name__}: {error}") from error
+        if y is NotImplemented:
+            raise NotOffered(f"{fusion.strategy()} has nothing to offer in the form {fusion.form!r} for these inputs")
         if not isinstance(y, ir.Value):
             raise ExportError(
                 f"{_method(fusion)} returns one value, what an operator gave, as in op.Add(x, y); "
@@ -103,14 +109,14 @@ def build_body(
 
 
 def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | None) -> str:
-    """Return a name that carries all that a body depends on: strategy, widths or k, options, dtype, rank.
+    """Return a name that carries all that a body depends on: strategy, form, widths or k, options, dtype, rank.
 
-    `median_k3`, `low_rank_concatenation_4_6_2_n5_r2`, `sum_k2_float16`, `kronecker_concatenation_4_4_p2_q2_rank3`.
+    `median_k3`, `low_rank_concatenation_4_6_2_n5_r2`, `sum_variadic_k9_float16`, `mean_k2_float64`.
     """
     assert fusion._record is not None
     options = json.loads(fusion._record)["function_parameters"]
     dims = options.pop("dims", None)
-    parts = [fusion.strategy()]
+    parts = [fusion.strategy(), *([fusion.form] if fusion.form else [])]
     parts += [str(d) for d in dims] if fusion.needs_dims and dims and count <= 8 else [f"k{count}"]
     if fusion.needs_dims and dims and count > 8:
         parts.append("d" + digest(dims))
@@ -131,7 +137,7 @@ def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | No
 
 
 def _method(fusion: Fusion) -> str:
-    return f"{type(fusion).__name__}.decompose"
+    return f"{type(fusion).__name__}.{fusion.forms()[fusion.form].method if fusion.form else 'decompose'}"
 
 
 def digest(value: Any) -> str:

@@ -16,11 +16,13 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import graph
+from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
+from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.layer import FusionLayer
-from fusion_onnx.runtime import SessionError
+from fusion_onnx.runtime import SessionError, alias_of, available_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
 
@@ -53,6 +55,7 @@ def export(
     dynamic: Any = "batch",
     opset: int = DEFAULT_OPSET,
     inline: str = "none",
+    form: Any = AUTO,
     verify: bool = True,
     providers: Any = "cpu",
     input_names: Sequence[str] | None = None,
@@ -74,6 +77,10 @@ def export(
         opset: of the standard operators, 18 to 26.
         inline: "none" keeps the fusions' nodes; "all" puts their bodies in place of them, for runtimes without
             support for functions.
+        form: in which of its exact forms each fusion is written. "auto": the cheapest by the cost rule (costs.py) of
+            those that give the same bits and the same Inf and NaN as eager execution's order of operations; "fastest":
+            the cheapest of all; a form's name; a mapping from fusions' paths in the module to one of these; or the path
+            of a file that `tune` wrote. The rule counts for the example's sizes and the first of `providers`.
         verify: compare with eager execution, at the example's batch size and at others, and refuse to leave a file
             that differs.
         providers: where it is verified, as `Session` takes them.
@@ -96,11 +103,11 @@ def export(
         inputs = signature(module, example_inputs, dynamic, input_names)
         model = _translate(module, inputs, opset, output_names)
         graph.check_axes(model, inputs.names, inputs.axes)
-        graph.attach_bodies(model, module)
+        forms = graph.attach_bodies(model, module, _chooser(form, module, inputs, providers))
         graph.tidy(model)
         if inline == "all":
             model = graph.inlined(model)
-        graph.describe(model, _facts(module))
+        graph.describe(model, {**_facts(module), "forms": forms})
         verdict = _verified(module, model, inputs, providers) if verify else None
     if verdict is not None:
         if not verdict.passed:
@@ -111,6 +118,27 @@ def export(
     if target is not None:
         _write(target, proto)
     return ExportResult(target, proto, verdict)
+
+
+def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
+    known = {"provider": _provider(providers), "sizes": inputs.sizes(), "alone": _entrywise(module)}
+    if isinstance(form, Mapping) and all(isinstance(v, str) for v in (*form, *form.values())):
+        return Chooser(dict(form), **known)
+    if isinstance(form, os.PathLike) or (isinstance(form, str) and form.endswith(".json")):
+        return Chooser(AUTO, measured=Tuning.read(form).form, **known)
+    if not isinstance(form, str):
+        raise ExportError(
+            'form is "auto", "fastest", a form\'s name, a mapping from fusions to these, or a tuning file; '
+            f"got {form!r}."
+        )
+    return Chooser(form, **known)
+
+
+def _provider(providers: Any) -> str:
+    """Return the short name of the provider that computes first."""
+    first = providers if isinstance(providers, str) else (list(providers) or ["cpu"])[0]
+    name = alias_of(first if isinstance(first, str) else str(first[0]))
+    return alias_of(available_providers()[0]) if name == AUTO else name
 
 
 def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, providers: Any) -> Verdict:

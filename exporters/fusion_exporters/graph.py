@@ -12,7 +12,8 @@ from onnx_ir.passes import common as passes
 from onnxscript.values import Op, Opset
 
 import fusion_onnx
-from fusion_exporters.bodies import build_body, digest
+from fusion_exporters.bodies import digest
+from fusion_exporters.choice import Chooser
 from fusion_exporters.inputs import Axes, ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
@@ -50,13 +51,17 @@ def _translation(packet: Any, name: str) -> Any:
     return translate
 
 
-def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
-    """Give every fusion's node its name in the module, and attach the function that says what it computes."""
+def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> dict[str, Any]:
+    """Give every fusion's node its name in the module, and attach the function that says what it computes.
+
+    Returns, for each fusion by its node's name, which form that is and what it costs.
+    """
     ops = {str(packet): packet for packet in STRATEGY_OF_OP}
     opset, modules = model.opset_imports[""], dict(module.named_modules())
     texts: dict[str, str] = {}
     classes: dict[str, type[Fusion]] = {}
     taken: dict[str, int] = {}
+    forms: dict[str, Any] = {}
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
             continue
@@ -64,7 +69,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
         fusion = stand_in(ops[node.attributes.pop("torch_op").as_string()], config)
         node.attributes.pop("count")
         path = _module_path(node, modules)
-        body = build_body(fusion, [_given(v) for v in node.inputs], count, fusion._buffer_names, opset)
+        chosen = choose(fusion, path, [_given(v) for v in node.inputs], count, opset)
+        body = chosen.body
         text = _text(body)
         if classes.get(body.name) is type(fusion) and texts[body.name] != text:
             body.name += "_" + digest(config)  # something that the name does not tell decides the body
@@ -79,9 +85,12 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module) -> None:
         if len(node.inputs) > count + len(fusion._buffer_names):
             _name_parameters(node, path)
         node.name = _numbered(path or fusion.strategy(), taken)
+        forms[node.name] = chosen.facts()
+    choose.finish()
     model.opset_imports[DOMAIN] = 1
     if not texts:
         del model.opset_imports[DOMAIN]
+    return forms
 
 
 def _text(body: ir.Function) -> str:

@@ -36,6 +36,11 @@ class Signature:
     starred: int | None = None
     """Where forward's `*args` begin, which torch takes as one argument."""
 
+    def sizes(self) -> dict[str, int]:
+        """Return the example's size of each dynamic axis, by the axis's name."""
+        leaves = [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, torch.Tensor)]
+        return {n: t.shape[axis] for t, axes in zip(leaves, self.axes, strict=True) for axis, n in axes.items()}
+
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Return the axes in the nesting of the arguments, as torch.onnx.export takes them."""
         leaves, spec = pytree.tree_flatten(self.args)

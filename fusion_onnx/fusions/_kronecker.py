@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     divides,
@@ -73,6 +74,7 @@ class KroneckerBase(ProjectionFusion):
             z = z @ right[i].T if side == "right" else left[i] @ z
         return z.flatten(-2)
 
+    @form("factored")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         left_shapes, right_shapes = self.factor_shapes()
         factors = matrices_decomposition(op, w, *left_shapes, *right_shapes)
@@ -88,6 +90,30 @@ class KroneckerBase(ProjectionFusion):
                 batch = "abcdefghijklmno"[: op.rank - 1]
                 z = op.Einsum(z, left[i], equation=f"{batch}qt,pq->{batch}pt")
         return op.Reshape(z, op.integers([*lead, self.n]))
+
+    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+        """Return W = L ⊗ R, or tinyBIG's reshaped outer product."""
+        left_shapes, right_shapes = self.factor_shapes()
+        factors = matrices(w, *left_shapes, *right_shapes)
+        left, right = _product(factors[: len(left_shapes)]), _product(factors[len(left_shapes) :])
+        outer_product: Tensor = left.reshape(-1, 1) * right.reshape(1, -1)
+        if self.product == "kronecker":
+            outer_product = outer_product.reshape(self.p, self.q, self.s, self.t).transpose(1, 2)
+        return outer_product.reshape(self.n, self.total)
+
+    def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
+        """Write the same in ONNX."""
+        left_shapes, right_shapes = self.factor_shapes()
+        factors = matrices_decomposition(op, w, *left_shapes, *right_shapes)
+        left = _product(factors[: len(left_shapes)], op)
+        right = _product(factors[len(left_shapes) :], op)
+        first, second = ([-1, 1], [1, -1]) if self.product == "outer" else ([self.p, 1, self.q, 1], [self.s, 1, self.t])
+        blocks = op.Mul(op.Reshape(left, op.integers(first)), op.Reshape(right, op.integers(second)))
+        return op.Reshape(blocks, op.integers([self.n, self.total]))
+
+    def made(self) -> int:
+        """Return the lengths of the inner products in L and in R, and one for the product of the two."""
+        return 1 + sum(shape[1] for shapes in self.factor_shapes() for shape in shapes[:-1])
 
     def _order(self, left: Shapes, right: Shapes) -> list[tuple[str, int]]:
         """Return the cheapest order: R's narrowing factor first and its widening one last, or one side wholly first."""

@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import form
 
 
 class ProjectionFusion(Fusion):
-    """n as given, by default n_1 where all widths are equal; `dims` cannot be left out."""
+    """n as given, by default n_1 where all widths are equal; `dims` cannot be left out.
+
+    A strategy whose W has structure gives W itself too (`matrix`, `matrix_decomposition`, `made`), and with that the
+    form "dense": y = [x_1 ... x_k] Wᵀ with W formed once, when the model is loaded, where its factors are constant.
+    """
 
     needs_dims = True
     rule_n = "n"
@@ -37,6 +43,32 @@ class ProjectionFusion(Fusion):
     def calculate_n(self, dims: Sequence[int] | None = None) -> int:
         """Return n."""
         return self.n
+
+    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+        """Return W (n, D)."""
+        raise NotImplementedError
+
+    def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
+        """Write W (n, D) in ONNX; NotImplemented where W has no structure."""
+        return NotImplemented
+
+    def made(self) -> int:
+        """Return how many roundings an entry of W takes to be made."""
+        return 0
+
+    @form("dense", infinities=False, bound="dense_bound")
+    def decompose_dense(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the product with the whole matrix, where its factors are not the cheaper way."""
+        matrix = self.matrix_decomposition(op, w, *buffers)
+        if matrix is NotImplemented:
+            return NotImplemented
+        return op.MatMul(joined_decomposition(op, xs), transposed(op, matrix))
+
+    def dense_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        """Bound what the form "dense" loses: one inner product of length D, of entries that are rounded themselves."""
+        assert w is not None
+        matrix = self.matrix(w, *buffers)
+        return arithmetic.chain(self.fuse, xs, [w, *buffers], [(self.total, matrix)], self.made())
 
 
 def positive(name: str, value: Any) -> int:
@@ -74,6 +106,14 @@ def matrices_decomposition(op: Any, w: Any, *shapes: tuple[int, ...]) -> list[An
     sizes = [math.prod(s) for s in shapes]
     parts = [w] if len(sizes) == 1 else op.Split(w, op.integers(sizes), axis=0, _outputs=len(sizes))
     return [part if len(s) == 1 else op.Reshape(part, op.integers(s)) for part, s in zip(parts, shapes, strict=True)]
+
+
+def accumulated(op: Any, xs: Sequence[Any], parts: Sequence[Any]) -> Any:
+    """Write Σ x_i P_i in ONNX, P_i (n_i, m), from left to right: by Gemm, which adds as it multiplies, at rank 2."""
+    y = op.MatMul(xs[0], parts[0])
+    for x, part in zip(xs[1:], parts[1:], strict=True):
+        y = op.Gemm(x, part, y) if op.rank == 2 else op.Add(y, op.MatMul(x, part))
+    return y
 
 
 def transposed(op: Any, matrix: Any) -> Any:

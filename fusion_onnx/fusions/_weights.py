@@ -22,7 +22,25 @@ def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> T
     return weighted([share * x.abs() for x in xs], a.abs()) + k * arithmetic.eta
 
 
-def weighted_decomposition(op: Any, xs: Sequence[Any], a: Any) -> Any:
-    """Write the same in ONNX."""
+def weighted_chain(op: Any, xs: Sequence[Any], a: Any) -> Any:
+    """Write the same in ONNX, product by product."""
+    return chain(_products(op, xs, a), op.Add)
+
+
+def weighted_variadic(op: Any, xs: Sequence[Any], a: Any) -> Any:
+    """Write the same with one Sum of k products, which adds from left to right as well."""
+    return op.Sum(*_products(op, xs, a)) if len(xs) > 2 else NotImplemented
+
+
+def weighted_matrix(op: Any, xs: Sequence[Any], a: Any) -> Any:
+    """Write aᵀ X as a matrix product, X (k, N) the inputs in rows: a 1×1 convolution over k channels by another name."""
+    if len(xs) == 1:
+        return NotImplemented
+    rows = [op.Reshape(x, op.integers([1, -1])) for x in xs]
+    row = op.MatMul(op.Reshape(a, op.integers([1, len(xs)])), op.Concat(*rows, axis=0))
+    return op.Reshape(row, op.Shape(xs[0]), allowzero=1)
+
+
+def _products(op: Any, xs: Sequence[Any], a: Any) -> list[Any]:
     parts = [a] if len(xs) == 1 else op.Split(a, axis=0, num_outputs=len(xs), _outputs=len(xs))
-    return chain([op.Mul(x, part) for x, part in zip(xs, parts, strict=True)], op.Add)
+    return [op.Mul(x, part) for x, part in zip(xs, parts, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -24,5 +25,11 @@ class L1NormFusion(EntrywiseFusion):
         share = arithmetic.gamma(len(xs) - 1)  # of each, for the sum may overflow
         return self.fuse([share * x for x in xs], w)
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain([op.Abs(x) for x in xs], op.Add)
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Sum of k sizes."""
+        return op.Sum(*[op.Abs(x) for x in xs]) if len(xs) > 2 else NotImplemented

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -39,7 +40,13 @@ class L2NormFusion(EntrywiseFusion):
         e = e.clamp(max=torch.finfo(e.dtype).max / 4)  # what overflows in float64 does so in whatever is computed in
         return torch.where(arithmetic.may_overflow(squares, arithmetic.gamma(k) * squares), torch.inf, e)
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         if len(xs) == 1:
             return op.Abs(xs[0])
         return op.Sqrt(chain([op.Mul(x, x) for x in xs], op.Add))
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Sum of k squares."""
+        return op.Sqrt(op.Sum(*[op.Mul(x, x) for x in xs])) if len(xs) > 2 else NotImplemented

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_decomposition
+from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_chain, weighted_matrix, weighted_variadic
 
 
 class LearnedWeightedSumFusion(EntrywiseFusion):
@@ -46,5 +47,16 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
         assert w is not None
         return weighted_bound(arithmetic, xs, w)
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
-        return weighted_decomposition(op, xs, w)
+        return weighted_chain(op, xs, w)
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Sum of k products."""
+        return weighted_variadic(op, xs, w)
+
+    @form("matrix", bitwise=False)
+    def decompose_matrix(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same as a product of the weights (1, k) and the inputs in rows (k, N)."""
+        return weighted_matrix(op, xs, w)

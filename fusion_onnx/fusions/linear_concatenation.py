@@ -7,8 +7,10 @@ from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
+from fusion_onnx.form import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
+    accumulated,
     joined,
     joined_decomposition,
     matrices,
@@ -38,6 +40,16 @@ class LinearConcatenationFusion(ProjectionFusion):
         assert w is not None
         return arithmetic.chain(self.fuse, xs, [w], [(self.total, w.reshape(self.n, self.total))])
 
+    @form("joined")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (matrix,) = matrices_decomposition(op, w, (self.n, self.total))
         return op.MatMul(joined_decomposition(op, xs), transposed(op, matrix))
+
+    @form("accumulated")
+    def decompose_accumulated(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write Σ x_i W_iᵀ, which makes no concatenated copy; W_i are the columns of W that meet x_i."""
+        if len(xs) == 1:
+            return NotImplemented
+        (matrix,) = matrices_decomposition(op, w, (self.n, self.total))
+        parts = op.Split(transposed(op, matrix), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
+        return accumulated(op, xs, parts)

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
+from fusion_onnx.form import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
+    accumulated,
     joined,
     joined_decomposition,
     matrices,
@@ -55,9 +57,32 @@ class LowRankConcatenationFusion(ProjectionFusion):
         a, b = matrices(w, (self.n, self.r), (self.r, self.total))
         return arithmetic.chain(self.fuse, xs, [w], [(self.total, b), (self.r, a)])
 
+    @form("factored")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))
         return op.MatMul(op.MatMul(joined_decomposition(op, xs), transposed(op, b)), transposed(op, a))
+
+    @form("accumulated")
+    def decompose_accumulated(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write (Σ x_i B_iᵀ) Aᵀ, which makes no concatenated copy; B_i are the columns of B that meet x_i."""
+        if len(xs) == 1:
+            return NotImplemented
+        a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))
+        parts = op.Split(transposed(op, b), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
+        return op.MatMul(accumulated(op, xs, parts), transposed(op, a))
+
+    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+        """Return W = A B."""
+        a, b = matrices(w, (self.n, self.r), (self.r, self.total))
+        return a @ b
+
+    def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
+        """Write W = A B in ONNX."""
+        return op.MatMul(*matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total)))
+
+    def made(self) -> int:
+        """Return r, the length of the inner products in A B."""
+        return self.r
 
     def _factor_count(self) -> tuple[int, int]:
         return 2, self.r

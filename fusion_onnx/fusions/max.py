@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -20,5 +21,11 @@ class MaxFusion(EntrywiseFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, torch.maximum)
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain(xs, op.Max)  # ReduceMax would lose NaN
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Max of k inputs."""
+        return op.Max(*xs) if len(xs) > 2 else NotImplemented

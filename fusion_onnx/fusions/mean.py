@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -25,6 +26,12 @@ class MeanFusion(EntrywiseFusion):
         share = arithmetic.gamma(k + 1) / k
         return chain([share * x.abs() for x in xs], operator.add) + arithmetic.eta
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         # ONNX has Mean, but ONNX Runtime runs it in float32 on the CPU alone
         return op.Div(chain(xs, op.Add), op.constant(len(xs)))
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Sum of k inputs, which adds from left to right as well."""
+        return op.Div(op.Sum(*xs), op.constant(len(xs))) if len(xs) > 2 else NotImplemented

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class MedianFusion(EntrywiseFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return select_median(xs, torch.minimum, torch.maximum)
 
+    @form("network")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return select_median(xs, op.Min, op.Max)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusion_onnx import functions
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Case, Form
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions import _folder
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
@@ -83,6 +83,13 @@ class MetricFusion(EntrywiseFusion):
         self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor
     ) -> Tensor | None:
         return self._reductions[0].error_bound(arithmetic, xs, w) if self._reductions else None
+
+    def forms(self) -> dict[str, Form]:
+        """Return the forms of the reduction that the name stands for."""
+        return self._reductions[0].forms() if self._reductions else super().forms()
+
+    def _form_method(self, name: str) -> Any:
+        return getattr(self._reductions[0] if self._reductions else self, name)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return self._reductions[0].decompose(op, xs, w)  # a callable metric is traced and never comes here

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -29,5 +30,6 @@ class ProdFusion(EntrywiseFusion):
         # the order is fixed, and so is what overflows; a quarter, so that two of them add up to something finite
         return bound.nan_to_num(nan=0.0).clamp(max=torch.finfo(bound.dtype).max / 4)
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return chain(xs, op.Mul)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     joined,
@@ -91,7 +92,37 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
         stages = [(self.total, b.T), (1, inner.unsqueeze(-1)), (self.r, a), (1, outer.unsqueeze(-1))]
         return arithmetic.chain(self.fuse, xs, [w, *buffers], stages)
 
+    @form("factored")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
         narrow = op.Mul(op.MatMul(joined_decomposition(op, xs), b), inner)
         return op.Mul(op.MatMul(narrow, transposed(op, a)), outer)
+
+    @form("folded", infinities=False, bound="folded_bound")
+    def decompose_folded(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write (x (B diag(λ2))) (diag(λ1) A)ᵀ: two products, where λ1 and λ2 are constant."""
+        (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
+        wide = op.Mul(transposed(op, a), outer)
+        return op.MatMul(op.MatMul(joined_decomposition(op, xs), op.Mul(b, inner)), wide)
+
+    def folded_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
+        """Bound what the form "folded" loses: two products with matrices whose entries are rounded once."""
+        assert w is not None
+        (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
+        stages = [(self.total, (b * inner).T), (self.r, a * outer.unsqueeze(-1))]
+        return arithmetic.chain(self.fuse, xs, [w, *buffers], stages, 2)
+
+    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+        """Return W = diag(λ1) A diag(λ2) Bᵀ."""
+        (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
+        return ((a * inner) @ b.T) * outer.unsqueeze(-1)
+
+    def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
+        """Write the same in ONNX."""
+        (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
+        rows = op.MatMul(op.Mul(a, inner), transposed(op, b))
+        return op.Mul(rows, op.Reshape(outer, op.integers([self.n, 1])))
+
+    def made(self) -> int:
+        """Return r + 2: an inner product of length r, and the two λ."""
+        return self.r + 2

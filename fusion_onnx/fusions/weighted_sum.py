@@ -9,8 +9,9 @@ from torch import Tensor
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
+from fusion_onnx.form import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_decomposition
+from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_chain, weighted_matrix, weighted_variadic
 
 
 class WeightedSumFusion(EntrywiseFusion):
@@ -96,9 +97,23 @@ class WeightedSumFusion(EntrywiseFusion):
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return weighted_bound(arithmetic, xs, self._weights(xs, w, buffers))
 
+    @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
-        a = w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
-        return weighted_decomposition(op, xs, a)
+        return weighted_chain(op, xs, self._written_weights(op, xs, w, buffers))
+
+    @form("variadic")
+    def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same with one Sum of k products."""
+        return weighted_variadic(op, xs, self._written_weights(op, xs, w, buffers))
+
+    @form("matrix", bitwise=False)
+    def decompose_matrix(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
+        """Write the same as a product of the weights (1, k) and the inputs in rows (k, N)."""
+        return weighted_matrix(op, xs, self._written_weights(op, xs, w, buffers))
+
+    @staticmethod
+    def _written_weights(op: Any, xs: Sequence[Any], w: Any, buffers: Sequence[Any]) -> Any:
+        return w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
 
     @staticmethod
     def _weights(xs: Sequence[Tensor], w: Tensor | None, buffers: Sequence[Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from ._bound import Bound
 from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
-from ._probe import ProviderStatus, available_providers, diagnose
+from ._probe import ProviderStatus, alias_of, available_providers, diagnose
 from ._session import Session
 from ._types import TensorInfo
 
@@ -20,6 +20,7 @@ __all__ = [
     "Session",
     "SessionError",
     "TensorInfo",
+    "alias_of",
     "available_providers",
     "diagnose",
     "read_header",

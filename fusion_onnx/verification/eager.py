@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fusion_onnx.contract import Fusion
+from fusion_onnx.form import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.compare import judge
@@ -85,7 +86,7 @@ def _findings(
         return [_broken("as given", "eager", detail)], DERIVED
     if wrong := _misnamed(module, args, [info.name for info in session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
-    judged = Judge(module, args, once, session.providers)
+    judged = Judge(module, args, once, session.providers, forms_in(session.metadata))
     tried = trials.sizes(module, session.inputs, args)
     if battery:
         tried += trials.hostile(module, session.inputs, args) + trials.many_rows(session.inputs, args)
@@ -137,16 +138,21 @@ class Judge:
     """Chooses the tolerance: the same bits, the strategy's bound, or what eager is measured to lose."""
 
     def __init__(
-        self, module: torch.nn.Module, args: tuple[Any, ...], eager: list[torch.Tensor], providers: list[str]
+        self,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        eager: list[torch.Tensor],
+        providers: list[str],
+        forms: Mapping[str, str],
     ) -> None:
-        call = bare_call(module, args)
+        self._module, self._forms = module, forms
+        call = self._call(args)
         self._bits = (
             call is not None
             and call[0].bitwise
             and providers == ["CPUExecutionProvider"]
             and call[1][0].dtype in _BITWISE
         )
-        self._module = module
         self._measured = None
         if call is None or derived(*call) is None:
             self._measured = Measured(module, args, eager)
@@ -156,11 +162,16 @@ class Judge:
         """Return the tolerance of each of eager's outputs on a trial."""
         if self._measured is not None:
             return self._measured(trial.args, eager, trial.hostile)
-        call = bare_call(self._module, trial.args)
+        call = self._call(trial.args)
         assert call is not None
         tolerance = derived(*call)
         assert tolerance is not None
         return [replace(tolerance, rule=BITS, bits=True) if self._bits else tolerance]
+
+    def _call(self, args: tuple[Any, ...]) -> tuple[Fusion, list[torch.Tensor], torch.Tensor | None] | None:
+        """Return the call of a bare fusion, in the form that the file says it has."""
+        call = bare_call(self._module, args)
+        return call and (call[0].as_written(self._forms), *call[1:])
 
 
 def _fusion_by_fusion(module: torch.nn.Module, model: Any, args: tuple[Any, ...], providers: Any) -> list[Finding]:

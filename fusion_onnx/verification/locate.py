@@ -6,7 +6,7 @@ passes all of that is right, so the first that does not is where the difference 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion
+from fusion_onnx.form import forms_in
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import InputError, Session, TensorInfo, read_header
 from fusion_onnx.verification import locate_eager as eager_side
@@ -103,6 +104,12 @@ class _Search:
             providers if any(info.dtype == "bfloat16" for info in self.infos) else "cpu"
         )  # which has no kernels for it
         self.graph = Graph(proto, list(self.given.calls), home)
+        self.forms = forms_in({p.key: p.value for p in proto.metadata_props})
+
+    def as_written(self, eager: Recording) -> Recording:
+        """Return the recording with each fusion in the form that the file says it has."""
+        calls = {n: replace(c, fusion=c.fusion.as_written(self.forms, n)) for n, c in eager.calls.items()}
+        return replace(eager, calls=calls)
 
     def first(self) -> Location | None:
         count = len(tensors_of(self.args))
@@ -188,7 +195,7 @@ class _Case:
 
     def __init__(self, search: _Search, trial: Trial, eager: Recording, noise: Noise) -> None:
         self.search, self.graph, self.case = search, search.graph, trial.case
-        self.eager, self.tensors, self.noise = eager, tensors_of(trial.args), noise
+        self.eager, self.tensors, self.noise = search.as_written(eager), tensors_of(trial.args), noise
         self.values: dict[str, Any] = {}
 
     def first(self) -> Location | None:

@@ -107,11 +107,19 @@ def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance
         if e is None:
             return None
         y = fusion.fuse(wide, flat, *buffers)
+        if not fusion.infinities:  # this form may give NaN where eager gives Inf, or the other way about
+            e = torch.where(_meets_infinity(wide, [*buffers, *([] if flat is None else [flat])]), torch.inf, e)
         if arithmetic.dtype != storage:
             last = Arithmetic(storage)
             e = torch.where(last.may_overflow(y, e), torch.inf, e + last.u * (y.abs().nan_to_num(0, 0) + e) + last.eta)
         each = array(e.broadcast_to(y.shape))
     return Tolerance(None if storage == torch.float64 else array(y), each, each, DERIVED)
+
+
+def _meets_infinity(xs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return, for each row (..., 1), whether it has an infinite entry, or the parameters have one."""
+    found = torch.stack([x.isinf().any(-1, keepdim=True) for x in xs]).any(0)
+    return found | any(bool(p.isinf().any()) for p in parameters)
 
 
 def _finite(tensor: Tensor) -> Tensor:

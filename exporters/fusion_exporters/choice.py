@@ -1,0 +1,115 @@
+"""Which of its forms each fusion is exported in: by the cost rule, by what was measured, or as the user says."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from fusion_exporters.bodies import NotOffered, build_body
+from fusion_exporters.costs import RATES, Cost, cost
+from fusion_exporters.inputs import ExportError
+from fusion_onnx.contract import Fusion
+
+AUTO, FASTEST = "auto", "fastest"
+_WORTH = 0.9
+"""A form has to be this much faster by the rule before it takes the place of the first."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A fusion in the form it is exported in: its body, and what each form that was looked at costs."""
+
+    fusion: Fusion
+    body: ir.Function
+    form: str
+    costs: Mapping[str, Cost]
+    seconds: Mapping[str, float]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the file says about it: the form, its cost, and that of the others."""
+        others = {
+            name: {**one.to_dict(), "microseconds": round(self.seconds[name] * 1e6, 2)}
+            for name, one in self.costs.items()
+        }
+        return {"form": self.form, **others.pop(self.form), "others": others}
+
+
+@dataclass
+class Chooser:
+    """Chooses the form of one fusion after the other.
+
+    wanted: "auto", the cheapest form that nobody can tell from eager execution's order; "fastest", the cheapest of all;
+    a form's name for every fusion that has it; or a mapping from fusions (their paths in the module) to one of these.
+    provider: whose rates count. sizes: those of the symbolic axes. measured: what `tune` found, (function, provider,
+    rows) to a form's name or None. alone: whether the model is that one fusion, which is run in blocks of rows.
+    """
+
+    wanted: str | Mapping[str, str] = AUTO
+    provider: str = "cpu"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    measured: Callable[[str, str, int], str | None] | None = None
+    alone: bool = False
+    _named: set[str] = field(default_factory=set)
+    _missed: list[str] = field(default_factory=list)
+
+    def __call__(self, fusion: Fusion, path: str, inputs: Sequence[ir.Value], count: int, opset: int) -> Chosen:
+        """Return the fusion of a node with these inputs, the first `count` of which are fused, in its form.
+
+        Raises ExportError where a form is asked for that the fusion has not, or that has nothing to offer here.
+        """
+        wanted = self.wanted if isinstance(self.wanted, str) else self.wanted.get(path, AUTO)
+        self._named.add(path)
+        forms = fusion.forms()
+        dtype = inputs[0].dtype
+        assert dtype is not None
+        shapes = [(self._shape(value), value.is_initializer() or value.const_value is not None) for value in inputs]
+        bodies, costs = {}, {}
+        for name in forms:
+            try:
+                bodies[name] = build_body(fusion.in_form(name), inputs, count, fusion._buffer_names, opset)
+            except NotOffered:
+                continue
+            costs[name] = cost(bodies[name], shapes, dtype)
+        blocks = self.alone and fusion.entrywise and self.provider == "cpu"
+        rates = RATES.get(self.provider, RATES["cpu"])
+        seconds = {name: one.seconds(rates, blocks) for name, one in costs.items()}
+        first = next(iter(bodies))
+        rows = math.prod(shapes[0][0][:-1])
+        if wanted in (AUTO, FASTEST):
+            found = self.measured(bodies[first].name, self.provider, rows) if self.measured else None
+            if found is None or found not in bodies:
+                found = _cheapest(seconds, [n for n in bodies if wanted == FASTEST or forms[n].faithful])
+        else:
+            found = self._named_form(fusion, path, wanted, bodies)
+        return Chosen(fusion.in_form(found), bodies[found], found, costs, seconds)
+
+    def finish(self) -> None:
+        """Raise ExportError where a wish met no fusion."""
+        if isinstance(self.wanted, Mapping):
+            unknown = sorted(set(self.wanted) - self._named)
+            if unknown:
+                raise ExportError(
+                    f"form names {unknown}, which are no fusions of the module; it has {sorted(self._named)}."
+                )
+        elif self.wanted not in (AUTO, FASTEST) and len(self._missed) == len(self._named):
+            raise ExportError(f"no fusion of the module has a form {self.wanted!r}. " + " ".join(self._missed))
+
+    def _named_form(self, fusion: Fusion, path: str, wanted: str, bodies: Mapping[str, ir.Function]) -> str:
+        if wanted in bodies:
+            return wanted
+        said = f"{path or fusion.strategy()} ({fusion.strategy()}) offers {', '.join(bodies)} here."
+        if isinstance(self.wanted, Mapping):
+            raise ExportError(f"no form {wanted!r}: {said}")
+        self._missed.append(said)
+        return next(iter(bodies))
+
+    def _shape(self, value: ir.Value) -> list[int]:
+        assert value.shape is not None
+        return [size if isinstance(size, int) else self.sizes.get(str(size), 1) for size in value.shape]
+
+
+def _cheapest(seconds: Mapping[str, float], among: Sequence[str]) -> str:
+    best = min(among, key=lambda name: seconds[name])
+    return best if seconds[best] < _WORTH * seconds[among[0]] else among[0]

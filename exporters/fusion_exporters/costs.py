@@ -1,0 +1,166 @@
+"""What a form costs: operations, bytes and weights, read off its body; and the rule that turns them into a time.
+
+The rule, the same for every strategy: a form's time is the sum over the operators of its body of
+
+    overhead + max(operations / rate, bytes / bandwidth)
+
+Operators on constants cost nothing, since the runtime folds them when it loads the model; views cost the overhead
+alone. The rates are a provider's (`RATES`): measured once on the kind of machine that each entry names, they have to
+be right about which form is faster, not about the time itself. `fusion-onnx tune` measures instead.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
+_VARIADIC = frozenset({"Sum", "Max", "Min", "Mean"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A provider: seconds per operator, operations and bytes per second.
+
+    overhead: of one operator. matrix: multiplications and additions per second in matrix products. near, far: bytes per
+    second while all that the fusion touches fits into `cache` bytes, and beyond. pairwise: whether an operator with m
+    inputs goes over them two by two. fused: whether entrywise operators are fused into one pass.
+    """
+
+    overhead: float
+    matrix: float
+    near: float
+    far: float
+    cache: int
+    pairwise: bool = True
+    fused: bool = False
+
+
+RATES: Mapping[str, Rates] = {
+    "cpu": Rates(overhead=1.5e-6, matrix=8e10, near=4e10, far=1.2e10, cache=8 << 20),
+    "cuda": Rates(overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, pairwise=False),
+    "openvino": Rates(overhead=3e-6, matrix=8e10, near=4e10, far=1.2e10, cache=8 << 20, fused=True),
+}
+"""By the provider's short name: two cores of a server's CPU; an H100, from its data sheet; the first with fusing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one operator does: its type, operations, bytes read and written, and how many inputs it passes over."""
+
+    operator: str
+    operations: int
+    bytes: int
+    passes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a body costs at given sizes: operations, bytes read and written, operators, and the weights it holds."""
+
+    operations: int
+    bytes: int
+    operators: int
+    weights: int
+    work: tuple[Work, ...] = ()
+    inputs: int = 0
+
+    def seconds(self, rates: Rates, blocks: bool = False) -> float:
+        """Return the rule's estimate; blocks: whether rows are computed in blocks that stay in the cache."""
+        # what is written has to be held as well as what is read, and both stay where they are between two operators
+        bandwidth = rates.near if blocks or self.inputs <= rates.cache else rates.far
+        total, fused = 0.0, 0
+        for work in self.work:
+            if rates.fused and work.operator not in _PRODUCTS:
+                fused += 1
+                continue
+            moved = work.bytes * (
+                3 * (work.passes - 1) / (work.passes + 1) if rates.pairwise and work.passes > 2 else 1
+            )
+            total += rates.overhead + max(work.operations / rates.matrix, moved / bandwidth)
+        return total + (rates.overhead + self.inputs / bandwidth if fused else 0.0)
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the four numbers as plain data."""
+        return {key: getattr(self, key) for key in ("operations", "bytes", "operators", "weights")}
+
+
+def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype: ir.DataType) -> Cost:
+    """Return what a body costs; inputs: the shape of each of its inputs, and whether it is constant."""
+    proto = ir.serde.serialize_function(body)
+    sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
+    constant = {name for name, (_, fixed) in zip(proto.input, inputs, strict=True) if fixed}
+    known = {**sizes, **_inferred(proto, sizes, dtype)}
+    item = int(dtype.itemsize)
+    work, held = [], set[str]()
+    for node in proto.node:
+        read = [name for name in node.input if name]
+        if node.op_type == "Constant" or (read and all(name in constant for name in read)):
+            constant.update(node.output)
+            continue
+        held.update(name for name in read if name in constant)
+        if node.op_type in _VIEWS:
+            work.append(Work(node.op_type, 0, 0, 1))
+            continue
+        entries = [math.prod(known.get(name, ())) for name in (*read, *node.output)]
+        operations = _operations(node, known, entries)
+        work.append(Work(node.op_type, operations, item * sum(entries), len(read) if node.op_type in _VARIADIC else 1))
+    touched = {n for node in proto.node for n in node.input if n in sizes and n not in constant} | set(proto.output)
+    inputs_bytes = item * sum(math.prod(known.get(name, ())) for name in touched)
+    floats = [name for name in held if known.get(name) != () and name not in _integers(proto.node)]
+    weights = sum(math.prod(known.get(name, ())) for name in floats)
+    return Cost(
+        sum(w.operations for w in work), sum(w.bytes for w in work), len(work), weights, tuple(work), inputs_bytes
+    )
+
+
+def _inferred(
+    proto: onnx.FunctionProto, sizes: Mapping[str, tuple[int, ...]], dtype: ir.DataType
+) -> Iterator[tuple[str, tuple[int, ...]]] | dict[str, tuple[int, ...]]:
+    """Return the shape of every value in the body, as far as ONNX's shape inference can tell."""
+    values = [onnx.helper.make_tensor_value_info(name, dtype.value, shape) for name, shape in sizes.items()]
+    ends = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output]
+    graph = onnx.helper.make_graph(list(proto.node), "body", values, ends)
+    model = onnx.helper.make_model(graph, opset_imports=list(proto.opset_import), ir_version=10)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:  # a body of somebody else's; then its inner values count for nothing
+        return {}
+    found = {}
+    for value in (*inferred.value_info, *inferred.output):
+        if value.type.HasField("tensor_type"):
+            found[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return found
+
+
+def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:
+    """Return multiplications and additions: 2 K for an entry that is an inner product of length K, else one a pair."""
+    first = known.get(node.input[0], ())
+    if node.op_type in ("MatMul", "Gemm") and first:
+        return 2 * entries[-1] * first[-1] + (entries[-1] if len(node.input) > 2 else 0)
+    if node.op_type == "Einsum":
+        equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+        terms = equation.partition("->")[0].split(",")
+        size = {k: n for term, name in zip(terms, node.input, strict=True) for k, n in _letters(term, known.get(name))}
+        return 2 * math.prod(size.values())
+    if node.op_type in ("Concat", "Split", "Transpose", "Cast"):
+        return 0
+    return entries[-1] * max(len(node.input) - 1, 1)
+
+
+def _letters(term: str, shape: Sequence[int] | None) -> Iterable[tuple[str, int]]:
+    return zip(term, shape, strict=True) if shape is not None and len(shape) == len(term) else ()
+
+
+def _integers(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of constants that are shapes, sizes or axes: no weights."""
+    return {
+        name
+        for node in nodes
+        for name, at in ((name, at) for at, name in enumerate(node.input))
+        if at == 1 and node.op_type in ("Reshape", "Split", "Squeeze", "Unsqueeze", "Expand", "Tile")
+    }
