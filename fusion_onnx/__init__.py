@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_exporters import ExportResult as ExportResult
     from fusion_exporters import VerificationError as VerificationError
     from fusion_exporters import export as export
+    from fusion_exporters import tune as tune
     from fusion_onnx import fusions as fusions
     from fusion_onnx import runtime as runtime
     from fusion_onnx import testing as testing
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.contract import Fusion as Fusion
     from fusion_onnx.contract import Fusion as fusion  # noqa: F401
     from fusion_onnx.contract import function as function
+    from fusion_onnx.forms import form as form
     from fusion_onnx.functions import register_function as register_function
     from fusion_onnx.layer import FusionLayer as FusionLayer
     from fusion_onnx.registry import create as create
@@ -64,6 +66,7 @@ _HOME = {
     "assert_parity": "fusion_onnx.assertion",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",
+    "form": "fusion_onnx.forms",
     "from_config": "fusion_onnx.config",
     "function": "fusion_onnx.contract",
     "fusion": "fusion_onnx.contract",
@@ -73,6 +76,7 @@ _HOME = {
     "register": "fusion_onnx.registry",
     "register_function": "fusion_onnx.functions",
     "to_config": "fusion_onnx.config",
+    "tune": "fusion_exporters",
     "verify": "fusion_onnx.verification",
 }
 _MODULES = ("fusions", "runtime", "testing", "tinybig")

@@ -1,4 +1,4 @@
-"""The command line, `fusion-onnx`: list, export, run, verify, matrix, inspect, doctor.
+"""The command line, `fusion-onnx`: list, export, run, verify, matrix, inspect, tune, doctor.
 
 Exit codes: 0 fine, 1 a verdict failed, 2 the request was wrong or cannot be met.
 """
@@ -128,6 +128,9 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
     opset: Annotated[int, typer.Option(help="Of the standard operators, 18 to 26.")] = 18,
     inline: Annotated[str, typer.Option(help="none: a node for each fusion; all: standard operators only.")] = "none",
+    form: Annotated[
+        str, typer.Option(help="auto, fastest, the name of a form, or a file that tune wrote (see inspect).")
+    ] = "auto",
     static: Annotated[bool, typer.Option("--static", help="Fix the batch size to the example's.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with eager execution.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
@@ -150,6 +153,7 @@ def export(
             dynamic=None if static else "batch",
             opset=opset,
             inline=inline,
+            form=form,
             verify=not no_verify,
             overwrite=overwrite,
             providers=provider or "cpu",
@@ -385,11 +389,75 @@ def inspect(
         fusions.add_row(escape(node.name), escape(node.function), escape(shown))
     if found.fusions:
         out.print(fusions)
+        out.print(_costs(found.fusions))
     for path, config in {} if found.fusions else found.configs.items():
         out.print(f"{escape(path)}: {escape(json.dumps(config))}", soft_wrap=True)
     if bodies:
         for body in dict.fromkeys(node.body for node in found.fusions):
             out.print(escape(body), highlight=False, soft_wrap=True)
+
+
+def _costs(nodes: list[Any]) -> Table:
+    """Show what each fusion's form costs, and below it the forms that were not taken."""
+    sizes = sorted({f"{axis} {size}" for node in nodes for axis, size in (node.cost.get("sizes") or {}).items()})
+    table = Table(title=f"forms, and what a call costs{' at ' + escape(', '.join(sizes)) if sizes else ''}")
+    table.add_column("fusion", overflow="fold")
+    table.add_column("form")
+    for heading in ("operations", "bytes", "weights"):
+        table.add_column(heading, justify="right")
+    for node in nodes:
+        rows = {str(node.cost.get("form", "")): node.cost, **(node.cost.get("others") or {})}
+        for form, cost in rows.items():
+            numbers = [cost.get(key) for key in ("operations", "bytes", "weights")]
+            taken = cost is node.cost
+            table.add_row(
+                escape(node.name) if taken else "",
+                escape(form) if taken else f"[dim]{escape(form)}[/]",
+                *(f"{number:,}" if isinstance(number, int) else "" for number in numbers),
+                style=None if taken else "dim",
+            )
+    return table
+
+
+@app.command()
+@_reported
+def tune(
+    target: TargetName,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write, which export --form reads.")
+    ] = Path("fusion-forms.json"),
+    provider: Provider = None,
+    seconds: Annotated[float, typer.Option(help="For each fusion.", min=0.01)] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the forms of a module's fusions on this machine, at the example's sizes, and store the choice.
+
+    Example: [bold]fusion-onnx tune models/digits.py:build -o forms.json[/], then [bold]export ... --form forms.json[/]
+    """
+    from fusion_exporters import tune as measure
+    from fusion_onnx.target import load_target
+
+    if output.suffix != ".json":
+        raise ValueError(f"the file is JSON and its name ends so: {output}.json.")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; pass --overwrite to replace it.")
+    _writable(output)
+    module, inputs = load_target(target)
+    if inputs is None:
+        raise ValueError(f"{target} gives no example inputs; the times depend on their sizes.")
+    found = measure(module, inputs, provider or "cpu", seconds=seconds, report=lambda name: err.print(f"{name} ..."))
+    found.write(output)
+    if as_json:
+        _print_json(json.loads(output.read_text(encoding="utf-8")))
+        return
+    table = Table(title=f"{output}, measured on {found.machine}")
+    for heading in ("fusion", "rows", "form", "times"):
+        table.add_column(heading, overflow="fold")
+    for entry in found.entries:
+        times = ", ".join(f"{form} {time * 1e6:,.1f} µs" for form, time in entry.seconds.items())
+        table.add_row(escape(entry.fusion), f"{entry.rows:,}", entry.form, times)
+    out.print(table)
 
 
 @app.command()

@@ -26,7 +26,7 @@ from fusion_onnx import torch_op
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.base import function, not_given
 from fusion_onnx.errors import FusionError
-from fusion_onnx.form import Form, form, forms_of
+from fusion_onnx.forms import Form, form, forms_of
 
 __all__ = ["Case", "Form", "Fusion", "FusionError", "form", "function"]
 

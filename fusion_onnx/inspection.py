@@ -13,12 +13,17 @@ DOMAIN = "fusion_onnx"
 
 @dataclass(frozen=True)
 class FusionNode:
-    """A fusion in a model: the node's name, its function, its config, and the function's body as ONNX text."""
+    """A fusion in a model: the node's name, its function, its config, and the function's body as ONNX text.
+
+    cost: the form it is written in, and what that costs: operations, bytes read and written, operators, and weights
+    held; `sizes` of the dynamic axes that this holds for; `others`, the forms that were not taken. Empty if not told.
+    """
 
     name: str
     function: str
     config: dict[str, Any]
     body: str
+    cost: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     header = read_header(path)
     configs = _json(header.metadata.get("fusion_onnx.fusions")) or {}
     verification = _json(header.metadata.get("fusion_onnx.verification"))
-    return Inspection(header, _nodes(path), configs, verification)
+    return Inspection(
+        header, _nodes(path, _json(header.metadata.get("fusion_onnx.forms")) or {}), configs, verification
+    )
 
 
 def _json(text: str | None) -> Any:
@@ -67,7 +74,12 @@ def _json(text: str | None) -> Any:
         return None
 
 
-def _nodes(path: str | os.PathLike[str]) -> list[FusionNode]:
+def _cost(costs: Any, name: str) -> dict[str, Any]:
+    found = costs.get(name) if isinstance(costs, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _nodes(path: str | os.PathLike[str], costs: dict[str, Any]) -> list[FusionNode]:
     try:
         import onnx
         import onnx.printer
@@ -80,5 +92,5 @@ def _nodes(path: str | os.PathLike[str]) -> list[FusionNode]:
         if node.domain == DOMAIN:
             config = next((_json(a.s.decode()) for a in node.attribute if a.name == "config"), None) or {}
             body = onnx.printer.to_text(bodies[node.op_type]) if node.op_type in bodies else ""
-            found.append(FusionNode(node.name, node.op_type, config, body))
+            found.append(FusionNode(node.name, node.op_type, config, body, _cost(costs, node.name)))
     return found

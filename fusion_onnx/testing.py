@@ -525,6 +525,23 @@ def check_export(cls: type[Fusion], case: Case) -> None:
 
 
 @_check
+def check_forms(cls: type[Fusion], case: Case) -> None:
+    """Every form of a strategy computes what eager execution does."""
+    if not _base_forward(cls):
+        return
+    from fusion_exporters import ExportError, VerificationError, export
+
+    trial = _Trial(cls, case, dtype=torch.float32)
+    for name in list(trial.fusion.forms())[1:]:
+        try:
+            export(trial.fusion, (trial.xs,) if trial.w is None else (trial.xs, trial.w), form=name)
+        except VerificationError as error:
+            _demand(False, f"the form {name!r} and fuse differ: {'; '.join(error.verdict.reasons)}")
+        except ExportError as error:
+            _demand("offers" in str(error), f"the form {name!r}: {error}")
+
+
+@_check
 def check_battery(cls: type[Fusion], case: Case) -> None:
     """Exported in float32, a strategy with fuse and decompose is equal on hostile values and in every memory layout."""
     from fusion_onnx import export, verify

@@ -2,5 +2,6 @@
 
 from fusion_exporters.exporter import ExportResult, export
 from fusion_exporters.inputs import ExportError, VerificationError
+from fusion_exporters.tuning import Tuning, tune
 
-__all__ = ["ExportError", "ExportResult", "VerificationError", "export"]
+__all__ = ["ExportError", "ExportResult", "Tuning", "VerificationError", "export", "tune"]

@@ -26,14 +26,15 @@ class Chosen:
     form: str
     costs: Mapping[str, Cost]
     seconds: Mapping[str, float]
+    sizes: Mapping[str, int]
 
     def facts(self) -> dict[str, Any]:
         """Return what the file says about it: the form, its cost, and that of the others."""
-        others = {
+        each = {
             name: {**one.to_dict(), "microseconds": round(self.seconds[name] * 1e6, 2)}
             for name, one in self.costs.items()
         }
-        return {"form": self.form, **others.pop(self.form), "others": others}
+        return {"form": self.form, **each.pop(self.form), "sizes": dict(self.sizes), "others": each}
 
 
 @dataclass
@@ -41,7 +42,8 @@ class Chooser:
     """Chooses the form of one fusion after the other.
 
     wanted: "auto", the cheapest form that nobody can tell from eager execution's order; "fastest", the cheapest of all;
-    a form's name for every fusion that has it; or a mapping from fusions (their paths in the module) to one of these.
+    a form's name for every fusion that has it; or a mapping from fusions to one of these (by their paths in the
+    module, or by the strategy where that is the module itself).
     provider: whose rates count. sizes: those of the symbolic axes. measured: what `tune` found, (function, provider,
     rows) to a form's name or None. alone: whether the model is that one fusion, which is run in blocks of rows.
     """
@@ -64,7 +66,7 @@ class Chooser:
         forms = fusion.forms()
         dtype = inputs[0].dtype
         assert dtype is not None
-        shapes = [(self._shape(value), value.is_initializer() or value.const_value is not None) for value in inputs]
+        shapes = [(self._shape(value), _constant(value)) for value in inputs]
         bodies, costs = {}, {}
         for name in forms:
             try:
@@ -83,7 +85,7 @@ class Chooser:
                 found = _cheapest(seconds, [n for n in bodies if wanted == FASTEST or forms[n].faithful])
         else:
             found = self._named_form(fusion, path, wanted, bodies)
-        return Chosen(fusion.in_form(found), bodies[found], found, costs, seconds)
+        return Chosen(fusion.in_form(found), bodies[found], found, costs, seconds, self.sizes)
 
     def finish(self) -> None:
         """Raise ExportError where a wish met no fusion."""
@@ -99,7 +101,7 @@ class Chooser:
     def _named_form(self, fusion: Fusion, path: str, wanted: str, bodies: Mapping[str, ir.Function]) -> str:
         if wanted in bodies:
             return wanted
-        said = f"{path or fusion.strategy()} ({fusion.strategy()}) offers {', '.join(bodies)} here."
+        said = f"{path} ({fusion.strategy()}) offers {', '.join(bodies)} here."
         if isinstance(self.wanted, Mapping):
             raise ExportError(f"no form {wanted!r}: {said}")
         self._missed.append(said)
@@ -108,6 +110,14 @@ class Chooser:
     def _shape(self, value: ir.Value) -> list[int]:
         assert value.shape is not None
         return [size if isinstance(size, int) else self.sizes.get(str(size), 1) for size in value.shape]
+
+
+def _constant(value: ir.Value) -> bool:
+    """Whether the runtime knows the value when it loads the model: an initializer, or computed from such alone."""
+    if value.is_initializer() or value.const_value is not None:
+        return True
+    node = value.producer()
+    return node is not None and node.domain == "" and all(v is None or _constant(v) for v in node.inputs)
 
 
 def _cheapest(seconds: Mapping[str, float], among: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 The rule, the same for every strategy: a form's time is the sum over the operators of its body of
 
-    overhead + max(operations / rate, bytes / bandwidth)
+    overhead + max(operations / rate, bytes / bandwidth),
+
+and what a call costs that computes nothing.
 
 Operators on constants cost nothing, since the runtime folds them when it loads the model; views cost the overhead
 alone. The rates are a provider's (`RATES`): measured once on the kind of machine that each entry names, they have to
@@ -10,7 +12,7 @@ be right about which form is faster, not about the time itself. `fusion-onnx tun
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +26,15 @@ _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
 
 @dataclass(frozen=True)
 class Rates:
-    """A provider: seconds per operator, operations and bytes per second.
+    """A provider: seconds per call and operator, operations and bytes per second.
 
-    overhead: of one operator. matrix: multiplications and additions per second in matrix products. near, far: bytes per
-    second while all that the fusion touches fits into `cache` bytes, and beyond. pairwise: whether an operator with m
-    inputs goes over them two by two. fused: whether entrywise operators are fused into one pass.
+    call: of an empty model; overhead: of one operator. matrix: multiplications and additions per second in matrix
+    products. near, far: bytes per second while all that the fusion touches fits into `cache` bytes, and beyond.
+    pairwise: whether an operator with m inputs goes over them two by two. fused: whether entrywise operators are fused
+    into one pass.
     """
 
+    call: float
     overhead: float
     matrix: float
     near: float
@@ -41,9 +45,9 @@ class Rates:
 
 
 RATES: Mapping[str, Rates] = {
-    "cpu": Rates(overhead=1.5e-6, matrix=8e10, near=4e10, far=1.2e10, cache=8 << 20),
-    "cuda": Rates(overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, pairwise=False),
-    "openvino": Rates(overhead=3e-6, matrix=8e10, near=4e10, far=1.2e10, cache=8 << 20, fused=True),
+    "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20),
+    "cuda": Rates(call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, pairwise=False),
+    "openvino": Rates(call=2e-5, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, fused=True),
 }
 """By the provider's short name: two cores of a server's CPU; an H100, from its data sheet; the first with fusing."""
 
@@ -73,7 +77,7 @@ class Cost:
         """Return the rule's estimate; blocks: whether rows are computed in blocks that stay in the cache."""
         # what is written has to be held as well as what is read, and both stay where they are between two operators
         bandwidth = rates.near if blocks or self.inputs <= rates.cache else rates.far
-        total, fused = 0.0, 0
+        total, fused = rates.call, 0
         for work in self.work:
             if rates.fused and work.operator not in _PRODUCTS:
                 fused += 1
@@ -120,7 +124,7 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
 
 def _inferred(
     proto: onnx.FunctionProto, sizes: Mapping[str, tuple[int, ...]], dtype: ir.DataType
-) -> Iterator[tuple[str, tuple[int, ...]]] | dict[str, tuple[int, ...]]:
+) -> dict[str, tuple[int, ...]]:
     """Return the shape of every value in the body, as far as ONNX's shape inference can tell."""
     values = [onnx.helper.make_tensor_value_info(name, dtype.value, shape) for name, shape in sizes.items()]
     ends = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output]

@@ -121,20 +121,22 @@ def export(
 
 
 def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
-    known = {"provider": _provider(providers), "sizes": inputs.sizes(), "alone": _entrywise(module)}
-    if isinstance(form, Mapping) and all(isinstance(v, str) for v in (*form, *form.values())):
-        return Chooser(dict(form), **known)
+    chooser = Chooser(AUTO, provider_of(providers), inputs.sizes(), alone=bool(alone(module)))
     if isinstance(form, os.PathLike) or (isinstance(form, str) and form.endswith(".json")):
-        return Chooser(AUTO, measured=Tuning.read(form).form, **known)
-    if not isinstance(form, str):
+        chooser.measured = Tuning.read(form).form
+    elif isinstance(form, Mapping) and all(isinstance(text, str) for text in (*form, *form.values())):
+        chooser.wanted = dict(form)
+    elif isinstance(form, str):
+        chooser.wanted = form
+    else:
         raise ExportError(
-            'form is "auto", "fastest", a form\'s name, a mapping from fusions to these, or a tuning file; '
+            'form is "auto", "fastest", the name of a form, a mapping from fusions to these, or a tuning file; '
             f"got {form!r}."
         )
-    return Chooser(form, **known)
+    return chooser
 
 
-def _provider(providers: Any) -> str:
+def provider_of(providers: Any) -> str:
     """Return the short name of the provider that computes first."""
     first = providers if isinstance(providers, str) else (list(providers) or ["cpu"])[0]
     name = alias_of(first if isinstance(first, str) else str(first[0]))
@@ -247,15 +249,16 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
             except FusionError as error:  # a callable without a name: the graph holds what it does
                 fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
     facts = {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
-    return {**facts, "entrywise": True} if _entrywise(module) else facts
+    return {**facts, "entrywise": True} if alone(module) else facts
 
 
-def _entrywise(module: torch.nn.Module) -> bool:
-    """Whether the model is one fusion that combines its inputs entry by entry, and nothing else."""
+def alone(module: torch.nn.Module) -> str:
+    """Return the fusion's strategy where the model is one that combines its inputs entry by entry, and nothing else."""
     fusion = module.fusion if isinstance(module, FusionLayer) else module
     if not isinstance(fusion, Fusion) or not fusion.entrywise or not fusion.is_strategy():
-        return False
-    return fusion._record is not None and not fusion.preprocess_functions and not fusion.postprocess_functions
+        return ""
+    plain = fusion._record is not None and not fusion.preprocess_functions and not fusion.postprocess_functions
+    return fusion.strategy() if plain else ""
 
 
 def _write(target: Path, proto: onnx.ModelProto) -> None:

@@ -69,7 +69,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         fusion = stand_in(ops[node.attributes.pop("torch_op").as_string()], config)
         node.attributes.pop("count")
         path = _module_path(node, modules)
-        chosen = choose(fusion, path, [_given(v) for v in node.inputs], count, opset)
+        chosen = choose(fusion, path or fusion.strategy(), [_given(v) for v in node.inputs], count, opset)
         body = chosen.body
         text = _text(body)
         if classes.get(body.name) is type(fusion) and texts[body.name] != text:

@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusion_exporters.inputs import ExportError
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fusion_exporters.inputs import ExportError, VerificationError
+from fusion_onnx.runtime import Session
+from fusion_onnx.verification.eager import evaluating
+from fusion_onnx.verification.locate_eager import Call, record
 
 FORMAT = 1
 
@@ -57,6 +64,77 @@ class Tuning:
             return cls(str(data["machine"]), [Measured(**entry) for entry in data["fusions"]])
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{path} is no file of fusion-onnx tune ({error!r}).") from error
+
+
+def tune(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    providers: Any = "cpu",
+    *,
+    seconds: float = 0.5,
+    report: Callable[[str], None] = lambda line: None,
+) -> Tuning:
+    """Measure every form of every fusion in a module, at the example's sizes, on this machine.
+
+    Each form is exported and verified by itself, as the module holds it, and called again and again on the same memory,
+    the forms of one fusion in turn. Only forms that give what eager execution gives, bits, Inf and NaN, compete, as
+    with `export(form="auto")`; the times of the others are kept beside theirs.
+
+    Args:
+        module: any module with fusions in it.
+        example_inputs: as `export` takes them, of the size that counts.
+        providers: where it is measured, as `Session` takes them.
+        seconds: for each fusion.
+        report: is told each fusion as it begins.
+
+    Returns:
+        Tuning: `.write(path)` it, and give the path to `export(form=...)`.
+
+    Raises:
+        ExportError, FusionError: as `export`.
+    """
+    from fusion_exporters.exporter import alone, export, provider_of
+
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    with evaluating(module):
+        calls = record(module, args).calls
+    found = Tuning()
+    for name, call in calls.items():
+        report(name)
+        bare = alone(module)
+        subject, inputs = (module, args) if bare else (_Alone(call), tuple(call.xs))
+        runs: dict[str, Callable[[], Any]] = {}
+        function = ""
+        for form in call.fusion.forms():
+            try:
+                made = export(subject, inputs, form={bare or call.fusion.strategy(): form}, providers=providers)
+            except ExportError as error:
+                if isinstance(error, VerificationError) or not runs:
+                    raise
+                continue  # it has nothing to offer here
+            function = function or made.model.functions[0].name
+            tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+            runs[form] = Session(made, providers).bind(*tensors)
+        times = measured(runs, seconds)
+        forms = call.fusion.forms()
+        best = fastest(times, [form for form in times if forms[form].faithful])
+        rows = math.prod(call.xs[0].shape[:-1])
+        found.entries.append(Measured(name, function, provider_of(providers), rows, best, times))
+    return found
+
+
+class _Alone(torch.nn.Module):
+    """One call of a fusion by itself, its parameters constant, as they are in a trained network."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.op, self.config = call.fusion._op, call.fusion._record
+        for i, (_, parameter) in enumerate(call.parameters):
+            self.register_buffer(f"p{i}", parameter)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        fused: Tensor = self.op(list(xs), list(self.buffers()), self.config)
+        return fused
 
 
 def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

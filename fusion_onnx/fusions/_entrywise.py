@@ -1,6 +1,7 @@
 """What the fusions have in common that combine k tensors of one shape entry by entry: n = n_1, and l = 0."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, TypeVar
 
 from fusion_onnx.contract import Case, Fusion
@@ -39,9 +40,9 @@ class EntrywiseFusion(Fusion):
         return 0
 
 
-def chain(terms: Sequence[T], combine: Callable[[T, T], T]) -> T:
-    """Combine left to right: eager and graph share this order, and with it every rounding."""
-    y = terms[0]
-    for term in terms[1:]:
-        y = combine(y, term)
-    return y
+def chain(terms: Iterable[T], combine: Callable[[T, T], T]) -> T:
+    """Combine left to right: eager and graph share this order, and with it every rounding.
+
+    Terms that come from a generator are made one by one, so that no more than one of them is held at a time.
+    """
+    return functools.reduce(combine, terms)

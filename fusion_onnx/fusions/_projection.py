@@ -10,7 +10,7 @@ from torch import Tensor
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 
 
 class ProjectionFusion(Fusion):

@@ -1,7 +1,7 @@
 """What the two weighted sums share: y = a_1 x_1 + a_2 x_2 + ... + a_k x_k, each product rounded, then each sum."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from fusion_onnx.fusions._entrywise import chain
 
 def weighted(xs: Sequence[Tensor], a: Tensor) -> Tensor:
     """Return Σ a_i x_i for k tensors (..., n) and weights (k,)."""
-    return chain([x * a[i] for i, x in enumerate(xs)], operator.add)
+    return chain((x * a[i] for i, x in enumerate(xs)), operator.add)
 
 
 def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def weighted_variadic(op: Any, xs: Sequence[Any], a: Any) -> Any:
 
 
 def weighted_matrix(op: Any, xs: Sequence[Any], a: Any) -> Any:
-    """Write aᵀ X as a matrix product, X (k, N) the inputs in rows: a 1×1 convolution over k channels by another name."""
+    """Write aᵀ X as a matrix product, X (k, N) the inputs in rows: in effect a 1×1 convolution."""
     if len(xs) == 1:
         return NotImplemented
     rows = [op.Reshape(x, op.integers([1, -1])) for x in xs]
@@ -41,6 +41,6 @@ def weighted_matrix(op: Any, xs: Sequence[Any], a: Any) -> Any:
     return op.Reshape(row, op.Shape(xs[0]), allowzero=1)
 
 
-def _products(op: Any, xs: Sequence[Any], a: Any) -> list[Any]:
+def _products(op: Any, xs: Sequence[Any], a: Any) -> Iterator[Any]:
     parts = [a] if len(xs) == 1 else op.Split(a, axis=0, num_outputs=len(xs), _outputs=len(xs))
-    return [op.Mul(x, part) for x, part in zip(xs, parts, strict=True)]
+    return (op.Mul(x, part) for x, part in zip(xs, parts, strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -19,7 +19,7 @@ class L1NormFusion(EntrywiseFusion):
     tinybig = ("l1_norm_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        return chain([x.abs() for x in xs], operator.add)
+        return chain((x.abs() for x in xs), operator.add)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         share = arithmetic.gamma(len(xs) - 1)  # of each, for the sum may overflow
@@ -27,7 +27,7 @@ class L1NormFusion(EntrywiseFusion):
 
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
-        return chain([op.Abs(x) for x in xs], op.Add)
+        return chain((op.Abs(x) for x in xs), op.Add)
 
     @form("variadic")
     def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -24,7 +24,7 @@ class L2NormFusion(EntrywiseFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         if len(xs) == 1:
             return xs[0].abs()
-        squares = chain([x * x for x in xs], operator.add)
+        squares = chain((x * x for x in xs), operator.add)
         zero = squares == 0
         # √ has an infinite slope at 0, which would make every gradient there NaN
         return torch.where(zero, squares, torch.where(zero, 1, squares).sqrt())
@@ -34,7 +34,7 @@ class L2NormFusion(EntrywiseFusion):
         if k == 1:
             return xs[0].new_zeros(())
         # √ halves the share the sum lost, and loses up to an ulp, 2 u; an underflow of k squares comes out as √(k η)
-        squares = chain([x * x for x in xs], operator.add)
+        squares = chain((x * x for x in xs), operator.add)
         share: float = arithmetic.gamma(k) / 2 + 2 * arithmetic.u
         e = share * squares.sqrt() + float((k * arithmetic.eta) ** 0.5)
         e = e.clamp(max=torch.finfo(e.dtype).max / 4)  # what overflows in float64 does so in whatever is computed in
@@ -44,7 +44,7 @@ class L2NormFusion(EntrywiseFusion):
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         if len(xs) == 1:
             return op.Abs(xs[0])
-        return op.Sqrt(chain([op.Mul(x, x) for x in xs], op.Add))
+        return op.Sqrt(chain((op.Mul(x, x) for x in xs), op.Add))
 
     @form("variadic")
     def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 

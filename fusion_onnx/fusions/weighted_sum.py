@@ -9,7 +9,7 @@ from torch import Tensor
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Case
 from fusion_onnx.errors import FusionError
-from fusion_onnx.form import form
+from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_chain, weighted_matrix, weighted_variadic
 

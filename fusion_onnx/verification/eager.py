@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fusion_onnx.contract import Fusion
-from fusion_onnx.form import forms_in
+from fusion_onnx.forms import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.compare import judge

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion
-from fusion_onnx.form import forms_in
+from fusion_onnx.forms import forms_in
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import InputError, Session, TensorInfo, read_header
 from fusion_onnx.verification import locate_eager as eager_side

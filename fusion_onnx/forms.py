@@ -63,9 +63,9 @@ def forms_of(cls: type) -> dict[str, Form]:
     """Return the forms of a class by name: that of `decompose` first, the others in the order they are written in."""
     found: dict[str, Form] = {}
     for base in cls.__mro__:
-        for method in vars(base).values():
-            marked = getattr(method, _MARK, None)
-            if isinstance(marked, Form) and getattr(getattr(cls, marked.method), _MARK, None) is marked:
+        for name in vars(base):
+            marked: Form | None = getattr(getattr(cls, name), _MARK, None)
+            if marked is not None:
                 found.setdefault(marked.name, marked)
     first = getattr(cls.decompose, _MARK, None) or Form("plain", "decompose")  # type: ignore[attr-defined]
     return {first.name: first, **{name: one for name, one in found.items() if name != first.name}}

@@ -1,0 +1,75 @@
+"""Measure every form against the rule that chooses among them: `python -m benchmarks.forms`.
+
+For each strategy and scenario: each form's time (bound calls, the forms in turn), the rule's estimate, the form that
+the rule takes, and its regret: how much slower it is than the fastest of the forms it may take.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fusion_onnx
+from benchmarks.fusions import SCENARIOS, fusions, machine
+from fusion_exporters.inputs import ExportError
+from fusion_exporters.tuning import measured
+from fusion_onnx import Fusion
+
+
+def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: float) -> dict[str, Any]:
+    """Measure one fusion's forms with constant parameters, as a trained layer has them."""
+    torch.manual_seed(0)
+    layer = fusion_onnx.FusionLayer(fusion)
+    calls, facts = {}, {}
+    for form in fusion.forms():
+        try:
+            made = fusion_onnx.export(layer, tuple(xs), form=form, verify=False)
+        except ExportError:
+            continue  # nothing to offer
+        calls[form] = fusion_onnx.Session(made, "cpu", threads=torch.get_num_threads()).bind(*[x.numpy() for x in xs])
+        about = json.loads(next(p.value for p in made.model.metadata_props if p.key == "fusion_onnx.forms"))
+        (facts[form],) = about.values()
+    chosen = fusion_onnx.export(layer, tuple(xs), verify=False).model.metadata_props
+    (taken,) = json.loads(next(p.value for p in chosen if p.key == "fusion_onnx.forms")).values()
+    times = measured(calls, seconds)
+    forms = fusion.forms()
+    best = min(times[form] for form in times if forms[form].faithful)
+    return {
+        "strategy": name,
+        "scenario": scenario,
+        "forms": {f: {"microseconds": t * 1e6, "rule": facts[f]["microseconds"]} for f, t in times.items()},
+        "chosen": taken["form"],
+        "regret": times[taken["form"]] / best,
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("strategies", nargs="*")
+    parser.add_argument("--scenario", action="append", choices=[s.name for s in SCENARIOS])
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--output", type=Path, help="a JSON file")
+    args = parser.parse_args()
+    rows = []
+    for scenario in SCENARIOS:
+        if args.scenario and scenario.name not in args.scenario:
+            continue
+        for name, fusion in fusions(scenario, args.strategies or list(fusion_onnx.names())):
+            if len(fusion.forms()) == 1:
+                continue
+            xs = [torch.randn(scenario.rows, scenario.width) for _ in range(scenario.k)]
+            found = row(name, fusion, scenario.name, xs, args.seconds)
+            rows.append(found)
+            times = ", ".join(f"{f} {t['microseconds']:,.1f} ({t['rule']:,.1f})" for f, t in found["forms"].items())
+            print(f"{scenario.name}: {name}: {times} µs → {found['chosen']}, {found['regret']:.2f}", flush=True)
+    if args.output:
+        args.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Every form computes the same; the rule that chooses among them is held against what was measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import fusion_onnx
+from fusion_exporters import ExportError, Tuning, tune
+from fusion_exporters.choice import Chooser
+from fusion_exporters.costs import RATES
+from fusion_exporters.tuning import Measured
+from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
+from fusion_onnx.forms import forms_in
+from fusion_onnx.fusions.sum import SumFusion
+from fusion_onnx.verification.tolerance import BITS
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "forms.json"
+FURTHER = [
+    (name, other)
+    for name in fusion_onnx.names()
+    for other in list(fusion_onnx.get(name).cases[0].create(fusion_onnx.get(name)).forms())[1:]
+]
+
+
+def made(name, **given):
+    cls = fusion_onnx.get(name)
+    fusion = cls.cases[0].create(cls, **given) if not given.get("dims") else create(name, **given)
+    return fusion
+
+
+def inputs(fusion, rows=4, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    xs = [torch.randn(rows, d, generator=generator).to(dtype) for d in fusion.dims]
+    length = fusion.calculate_l()
+    return (xs,) if not length else (xs, torch.randn(length, generator=generator).to(dtype))
+
+
+def facts(model):
+    return json.loads(next(p.value for p in model.metadata_props if p.key == "fusion_onnx.forms"))
+
+
+def chosen(fusion, rows, **options):
+    """What the rule takes for a layer's node, whose parameters are constant, without tracing anything."""
+    shapes = [(rows, d) for d in fusion.dims]
+    values = [
+        ir.Value(name=f"x{i}", shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT)) for i, s in enumerate(shapes)
+    ]
+    held = [b.numpy() for b in fusion.buffers()]
+    held += [np.zeros(fusion.calculate_l(), np.float32)] if fusion.calculate_l() else []
+    for i, array in enumerate(held):
+        tensor = ir.tensor(array)
+        values.append(ir.Value(name=f"p{i}", shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
+    return Chooser(**options)(fusion, fusion.strategy(), values, len(shapes), 18)
+
+
+@pytest.mark.parametrize(("name", "other"), FURTHER)
+@pytest.mark.parametrize("case", [0, 1])
+def test_every_form_is_equal_on_the_battery(name, other, case):
+    cls = fusion_onnx.get(name)
+    fusion = cls.cases[case].create(cls)
+    args = inputs(fusion)
+    try:
+        result = export(fusion, args, form=other, verify=False)
+    except ExportError as error:
+        if "offers" not in str(error):  # such as a sum of two, which has no variadic form
+            raise
+        return
+    (fact,) = facts(result.model).values()
+    assert fact["form"] == other
+    verdict = verify(fusion, result, args, battery=True)
+    assert verdict.passed, verdict
+    if fusion.bitwise and fusion.forms()[other].bitwise:
+        assert verdict.rule == BITS
+
+
+def test_a_form_that_computes_something_else_is_found():
+    class WrongInOneForm(SumFusion):
+        @form("wrong")
+        def decompose_wrong(self, op, xs, w, *buffers):
+            return op.Max(*xs)
+
+    fusion = WrongInOneForm(dims=[4, 4])
+    xs = (torch.randn(3, 4), torch.randn(3, 4))
+    assert list(fusion.forms()) == ["chain", "wrong", "variadic"]
+    assert export(fusion, (list(xs),)).verdict
+    with pytest.raises(fusion_onnx.VerificationError):
+        export(fusion, (list(xs),), form="wrong")
+    with pytest.raises(AssertionError, match="the form 'wrong' and fuse differ"):
+        fusion_onnx.testing.check_forms(WrongInOneForm, fusion_onnx.Case(dims=(4, 4)))
+
+
+def test_a_fault_in_another_form_is_located():
+    fusion = create("low_rank_concatenation", dims=[6, 4], n=5, r=2)
+    args = inputs(fusion)
+    model = export(fusion, args, form="dense").model
+    body = model.functions[0]
+    product = next(node for node in body.node if node.op_type == "Concat")
+    product.input[0], product.input[1] = product.input[1], product.input[0]
+    found = locate(fusion, model, args)
+    assert found is not None
+    assert (found.fusion, found.fault) == ("low_rank_concatenation", "body")
+    assert "concat" in found.node
+
+
+def test_costs_are_those_of_the_formulas():
+    b, n, total, r, p, q = 64, 256, 512, 8, 16, 32
+    low = chosen(create("low_rank_concatenation", dims=[256, 256], n=n, r=r), b).costs
+    assert low["factored"].operations == 2 * b * r * (n + total)
+    assert low["factored"].weights == r * (n + total)
+    assert low["dense"].operations == 2 * b * n * total
+    assert low["dense"].weights == n * total
+    s, t = n // p, total // q
+    kronecker = chosen(create("kronecker_concatenation", dims=[256, 256], n=n, p=p, q=q), b).costs
+    assert kronecker["factored"].operations == 2 * b * min(q * s * (t + p), p * t * (q + s))
+    assert kronecker["factored"].weights == p * q + s * t
+    assert kronecker["dense"].operations == 2 * b * n * total
+    weighted = chosen(create("weighted_sum", dims=[8, 8, 8], weights=[1.0, 2.0, 3.0]), b).costs["chain"]
+    assert (weighted.operations, weighted.operators, weighted.weights) == (b * 8 * 5, 5, 3)
+    assert weighted.bytes == 4 * (3 * (2 * b * 8 + 1) + 2 * 3 * b * 8)
+
+
+def test_the_rule_takes_the_factored_form_only_where_it_is_cheaper():
+    thin = create("low_rank_concatenation", dims=[512, 512], n=512, r=4)
+    thick = create("low_rank_concatenation", dims=[512, 512], n=512, r=500)
+    assert chosen(thin, 64, wanted="fastest").form != "dense"
+    assert chosen(thick, 64, wanted="fastest").form == "dense"
+    assert chosen(thick, 64).form != "dense"  # which gives Inf where the factors give NaN
+    many = create("sum", dims=[8] * 16)
+    assert chosen(many, 1).form == "variadic"
+    assert chosen(many, 1, provider="openvino").form == "chain"
+
+
+@pytest.mark.parametrize("provider", sorted(RATES))
+def test_without_a_wish_bits_infinities_and_nan_stay_those_of_eager_execution(provider):
+    for name in fusion_onnx.names():
+        fusion = made(name)
+        for rows in (1, 16, 4096):
+            taken = chosen(fusion, rows, provider=provider)
+            assert fusion.forms()[taken.form].faithful
+
+
+def test_the_rule_against_what_was_measured():
+    rows = json.loads(RESULTS.read_text())["rows"]
+    from benchmarks.fusions import SCENARIOS, fusions
+
+    regrets = {}
+    for scenario in SCENARIOS:
+        for name, fusion in fusions(scenario, sorted({row["strategy"] for row in rows})):
+            found = [r for r in rows if (r["strategy"], r["scenario"]) == (name, scenario.name)]
+            if not found:
+                continue
+            times = {f: t["microseconds"] for f, t in found[0]["forms"].items()}
+            taken = chosen(fusion, scenario.rows, alone=fusion.entrywise).form
+            best = min(times[f] for f in times if fusion.forms()[f].faithful)
+            regrets[name, scenario.name] = times[taken] / best
+    assert len(regrets) > 40
+    assert max(regrets.values()) < 1.3, sorted(regrets.items(), key=lambda item: -item[1])[:5]
+    assert np.exp(np.mean(np.log(list(regrets.values())))) < 1.05
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = FusionLayer(create("low_rank_concatenation", dims=[4, 4], n=4, r=2))
+        self.right = create("sum")
+
+    def forward(self, x, y, z):
+        return self.left(x, y) + self.right([x, y, z])
+
+
+TENSORS = (torch.randn(5, 4), torch.randn(5, 4), torch.randn(5, 4))
+
+
+def test_a_form_for_each_fusion():
+    made = export(Two(), TENSORS, form={"left": "dense", "right": "variadic"})
+    assert {node: fact["form"] for node, fact in facts(made.model).items()} == {"left": "dense", "right": "variadic"}
+    assert sorted(f.name for f in made.model.functions) == ["low_rank_concatenation_dense_4_4_n4_r2", "sum_variadic_k3"]
+    everywhere = facts(export(Two(), TENSORS, form="dense", verify=False).model)
+    assert (everywhere["left"]["form"], everywhere["right"]["form"]) == ("dense", "chain")
+
+
+def test_wishes_that_cannot_be_met_are_errors():
+    with pytest.raises(ExportError, match=r"no fusion.*'thin'.*factored, accumulated, dense"):
+        export(Two(), TENSORS, form="thin")
+    with pytest.raises(ExportError, match=r"'middle'.*left.*right"):
+        export(Two(), TENSORS, form={"middle": "dense"})
+    with pytest.raises(ExportError, match="no form 'dense': right"):
+        export(Two(), TENSORS, form={"right": "dense"})
+    with pytest.raises(ExportError, match="form is"):
+        export(Two(), TENSORS, form=3)
+    with pytest.raises(FusionError, match=r"sum has no form 'dense'.*chain, variadic"):
+        create("sum").in_form("dense")
+    with pytest.raises(ExportError, match="offers chain here"):
+        export(create("sum", dims=[4, 4]), ([TENSORS[0], TENSORS[1]],), form={"sum": "variadic"})
+
+
+def test_tune_measures_every_form_and_export_follows_it(tmp_path):
+    found = tune(Two(), TENSORS, seconds=0.02)
+    assert [(e.fusion, e.rows, e.provider) for e in found.entries] == [("left", 5, "cpu"), ("right", 5, "cpu")]
+    assert [list(e.seconds) for e in found.entries] == [["factored", "accumulated", "dense"], ["chain", "variadic"]]
+    assert found.entries[0].form != "dense"  # measured, but no candidate
+    found.write(tmp_path / "forms.json")
+    assert Tuning.read(tmp_path / "forms.json") == found
+    left, right = found.entries
+    for wanted in ("factored", "accumulated"):
+        edited = Tuning(found.machine, [Measured(**{**vars(left), "form": wanted}), right])
+        edited.write(tmp_path / "forms.json")
+        model = export(Two(), TENSORS, form=tmp_path / "forms.json", verify=False).model
+        assert facts(model)["left"]["form"] == wanted
+
+
+def test_tune_keeps_the_nearest_size():
+    entries = [Measured("a", "sum_k3", "cpu", rows, form, {}) for rows, form in ((1, "variadic"), (4096, "chain"))]
+    tuning = Tuning("here", entries)
+    assert [tuning.form("sum_k3", "cpu", rows) for rows in (0, 2, 63, 65, 10**6)] == ["variadic"] * 3 + ["chain"] * 2
+    assert tuning.form("sum_k3", "cuda", 1) is None
+    assert tuning.form("sum_k4", "cpu", 1) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "fusions": [{}], "machine": ""}'])
+def test_another_file_is_no_tuning(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ExportError, match="no file of fusion-onnx tune"):
+        export(Two(), TENSORS, form=str(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"form": "no such form"}}', '{"a": {}}'])
+def test_metadata_that_cannot_be_read_changes_nothing(text):
+    fusion = create("sum", dims=[4, 4])
+    assert fusion.as_written(forms_in({"fusion_onnx.forms": text})) is fusion
+
+
+def test_a_fusion_in_a_form_is_the_same_fusion():
+    fusion = create("random_matrix_adaptation", dims=[4, 4], n=3)
+    other = fusion.in_form("dense")
+    assert fusion.in_form("factored") is fusion
+    assert (other.form, fusion.form, other.bitwise) == ("dense", None, False)
+    assert torch.equal(fusion(*inputs(fusion)), other(*inputs(fusion)))
+    assert other.to_config() == fusion.to_config()
