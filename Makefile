@@ -31,7 +31,9 @@ tests: .venv/installed $(WEB)/tried
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks.fusions --output benchmarks/results
+	$(BIN)/fusion-onnx bench --output benchmarks/results > /dev/null
+	$(BIN)/python -m benchmarks.forms --output benchmarks/results/forms.json
+	$(BIN)/python -m benchmarks.growth
 
 models: .venv/installed
 	$(BIN)/python -m models.store

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import fusion_onnx
-from benchmarks.fusions import SCENARIOS, fusions, machine
 from fusion_exporters.inputs import ExportError
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
+from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
 
 
 def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line, `fusion-onnx`: list, export, run, verify, matrix, inspect, tune, doctor.
+"""The command line, `fusion-onnx`: list, export, run, verify, matrix, inspect, tune, bench, doctor.
 
 Exit codes: 0 fine, 1 a verdict failed, 2 the request was wrong or cannot be met.
 """
@@ -458,6 +458,50 @@ def tune(
         times = ", ".join(f"{form} {time * 1e6:,.1f} µs" for form, time in entry.seconds.items())
         table.add_row(escape(entry.fusion), f"{entry.rows:,}", entry.form, times)
     out.print(table)
+
+
+@app.command()
+@_reported
+def bench(
+    strategies: Annotated[list[str] | None, typer.Argument(help="Their names; all if left out.")] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", help="Such as 'latency, batch 1'; repeat it. All if left out.")
+    ] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option("--contender", help="Such as ours or compiled; repeat it. All if left out.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="For each row.", min=0.01)] = 1.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for JSON, Markdown and a plot.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure strategies side by side with eager PyTorch, torch.compile, a plain export and OpenVINO.
+
+    Outputs are checked before they are timed; times are medians: interleaved, as a multiple of a copy's, and alone.
+
+    Example: [bold]fusion-onnx bench median sum --scenario 'latency, batch 1'[/]
+    """
+    import dataclasses
+
+    from rich.markdown import Markdown
+
+    from fusion_onnx import bench as benchmark
+
+    _writable(output)
+    for name in strategies or ():
+        fusion_onnx.get(name)
+    rows = benchmark.run(
+        strategies or (), scenario or (), contender or (), seconds, report=lambda line: err.print(escape(line))
+    )
+    if output is not None:
+        benchmark.write(output, rows)
+    if as_json:
+        _print_json({"machine": benchmark.machine(), "rows": [dataclasses.asdict(row) for row in rows]})
+    elif out.is_terminal:
+        out.print(Markdown(benchmark.table(rows)))
+    else:
+        sys.stdout.write(benchmark.table(rows) + "\n")
 
 
 @app.command()

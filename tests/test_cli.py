@@ -203,7 +203,7 @@ def test_doctor_says_what_starts():
 
 def test_every_command_helps_with_an_example():
     commands = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert set(commands) == {"list", "export", "run", "verify", "matrix", "inspect", "doctor"}
+    assert set(commands) == {"list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor"}
     for command in commands:
         assert "Example: fusion-onnx " in re.sub(r"\s+", " ", run(command, "--help").stdout)
     assert fusion_onnx.__version__ in run("--version").stdout

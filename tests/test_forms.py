@@ -145,7 +145,7 @@ def test_without_a_wish_bits_infinities_and_nan_stay_those_of_eager_execution(pr
 
 def test_the_rule_against_what_was_measured():
     rows = json.loads(RESULTS.read_text())["rows"]
-    from benchmarks.fusions import SCENARIOS, fusions
+    from fusion_onnx.bench.rows import SCENARIOS, fusions
 
     regrets = {}
     for scenario in SCENARIOS:

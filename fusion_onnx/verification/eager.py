@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ class Judge:
         args: tuple[Any, ...],
         eager: list[torch.Tensor],
         providers: list[str],
-        forms: Mapping[str, str],
+        forms: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._module, self._forms = module, forms
         call = self._call(args)

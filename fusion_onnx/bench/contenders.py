@@ -29,18 +29,13 @@ def contender(build: Callable[[Fusion, list[Tensor], Tensor | None], Call]) -> A
     return build
 
 
-def tensors(xs: list[Tensor], w: Tensor | None) -> list[Tensor]:
-    """Return a model's inputs in order."""
-    return xs if w is None else [*xs, w]
-
-
 class Stacked(nn.Module):
     """The formula as it is usually written: stack the inputs, reduce the new axis; or multiply by the dense matrix."""
 
     def __init__(self, fusion: Fusion, w: Tensor | None) -> None:
         super().__init__()
         name = fusion.metric if fusion.strategy() == "metric" else fusion.strategy()
-        self.reduce = {
+        reductions: dict[str, Callable[[Tensor], Tensor]] = {
             "sum": lambda t: t.sum(0),
             "mean": lambda t: t.mean(0),
             "max": lambda t: t.amax(0),
@@ -49,23 +44,28 @@ class Stacked(nn.Module):
             "median": lambda t: t.sort(0).values[(t.shape[0] - 1) // 2],  # torch.median has no ONNX lowering
             "l1_norm": lambda t: torch.linalg.vector_norm(t, 1, 0),
             "l2_norm": lambda t: torch.linalg.vector_norm(t, 2, 0),
-        }.get(str(name))
-        held = fusion.weights if getattr(fusion, "weights", None) is not None else w
+        }
+        self.reduce = reductions.get(str(name))
+        dims = list(fusion.dims or ())
+        held: Any = fusion.weights if getattr(fusion, "weights", None) is not None else w
+        self.matrix: Tensor | None = None
         if str(name).endswith("weighted_sum"):
-            a = torch.ones(len(fusion.dims)) if held is None else held.detach().reshape(-1)
-            self.register_buffer("a", a.reshape(-1, 1, 1))
-            self.reduce = lambda t: (self.a * t).sum(0)
+            a = torch.ones(len(dims)) if held is None else held.detach().reshape(-1)
+            weights = a.reshape(-1, 1, 1)
+            self.reduce = lambda t: (weights * t).sum(0)
         if name != "concatenation" and self.reduce is None:  # what the identity gives are the columns of W
             with torch.no_grad():
-                rows = torch.eye(sum(fusion.dims), dtype=held.dtype if held is not None else torch.float32)
-                self.register_buffer("matrix", fusion(list(rows.split(list(fusion.dims), -1)), w).contiguous())
+                rows = torch.eye(sum(dims), dtype=torch.float32 if held is None else held.dtype)
+                matrix = fusion(list(rows.split(dims, -1)), w).contiguous()
+            del self.matrix
+            self.register_buffer("matrix", matrix)
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Compute it."""
         if self.reduce is not None:
             return self.reduce(torch.stack(xs))
         joined = torch.cat(xs, -1)
-        return joined @ self.matrix if hasattr(self, "matrix") else joined
+        return joined if self.matrix is None else joined @ self.matrix
 
 
 def session(model: bytes, threads: int | None = None) -> Any:
@@ -78,7 +78,7 @@ def session(model: bytes, threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bound(raw: Any, arrays: list[np.ndarray], like: np.ndarray) -> Call:
+def bound(raw: Any, arrays: list[Any], like: Any) -> Call:
     """Return a call of a bare session on the arrays, into memory of its own."""
     binding = raw.io_binding()
     for info, x in zip(raw.get_inputs(), arrays, strict=True):
@@ -86,17 +86,17 @@ def bound(raw: Any, arrays: list[np.ndarray], like: np.ndarray) -> Call:
     y = np.empty_like(like)
     binding.bind_output(raw.get_outputs()[0].name, "cpu", 0, y.dtype.type, y.shape, y.ctypes.data)
 
-    def call() -> np.ndarray:
+    def call() -> Any:
         raw.run_with_iobinding(binding)
         return y
 
     return call
 
 
-def exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
-    """Return our file."""
-    args = (xs,) if w is None else (xs, w)
-    return fusion_onnx.export(fusion, args, verify=False).model.SerializeToString()
+def exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None, **options: Any) -> bytes:
+    """Return our file; the parameters are constants in it, as those of a trained network are."""
+    layer = fusion_onnx.FusionLayer(fusion, w)
+    return bytes(fusion_onnx.export(layer, tuple(xs), verify=False, **options).model.SerializeToString())
 
 
 def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
@@ -111,16 +111,15 @@ def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> byte
             dynamic_shapes=(tuple({0: batch} for _ in xs),) if xs[0].shape[0] > 1 else None,
             verbose=False,
         )
-    file = io.BytesIO()
-    program.save(file)
-    return file.getvalue()
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
 
 
 @contender
 def eager(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call our eager execution."""
 
-    def call() -> Tensor:
+    def call() -> Any:
         with torch.no_grad():
             return fusion(xs, w)
 
@@ -131,8 +130,8 @@ def eager(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 def compiled(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call torch.compile of the best eager formula, static shapes."""
     torch.compiler.reset()
+    buffers: list[Tensor] = [b.to(xs[0].dtype) for b in fusion.buffers()]
     function = torch.compile(lambda *given: fusion.fuse(list(given), w, *buffers), fullgraph=True, dynamic=False)
-    buffers = [b.to(xs[0].dtype) for b in fusion.buffers()]
 
     def call() -> Tensor:
         with torch.no_grad():
@@ -152,7 +151,7 @@ def plain_export(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours by a bound call on the CPU provider."""
     made = fusion_onnx.Session(exported(fusion, xs, w), "cpu", threads=torch.get_num_threads())
-    call = made.bind(*[t.numpy() for t in tensors(xs, w)])
+    call = made.bind(*[x.numpy() for x in xs])
     return lambda: call()[0]
 
 
@@ -160,25 +159,42 @@ def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 def ours_raw(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run the same file by ONNX Runtime's own run_with_iobinding."""
     like = eager(fusion, xs, w)().numpy()
-    return bound(session(exported(fusion, xs, w)), [t.numpy() for t in tensors(xs, w)], like)
+    return bound(session(exported(fusion, xs, w)), [x.numpy() for x in xs], like)
+
+
+@contender
+def ours_openvino(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
+    """Run ours by a bound call on ONNX Runtime's OpenVINO provider, with static shapes."""
+    made = exported(fusion, xs, w, dynamic=None, providers="openvino")
+    call = fusion_onnx.Session(made, "openvino").bind(*[x.numpy() for x in xs])
+    return lambda: call()[0]
+
+
+@contender
+def ours_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
+    """Run ours by a bound call on the CUDA provider, on tensors that lie there."""
+    status = fusion_onnx.runtime.diagnose()
+    if not any(s.alias == "cuda" and s.starts for s in status):
+        raise Absent(next((s.reason for s in status if s.alias == "cuda"), "this onnxruntime has no CUDA"))
+    made = exported(fusion, xs, w, providers="cuda")
+    call = fusion_onnx.Session(made, "cuda").bind(*[x.cuda() for x in xs])
+    return lambda: call()[0]
 
 
 @contender
 def openvino(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours in OpenVINO itself, inlined, with static shapes, in float32."""
     import openvino as ov
-    from onnx.inliner import inline_local_functions
 
-    args = (xs,) if w is None else (xs, w)
-    model = fusion_onnx.export(fusion, args, verify=False, dynamic=False).model
+    model = exported(fusion, xs, w, dynamic=None, inline="all", providers="openvino")
     core = ov.Core()
-    read = core.read_model(io.BytesIO(inline_local_functions(model).SerializeToString()))
+    read = core.read_model(io.BytesIO(model))
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(read, "CPU", options).create_infer_request()
-    for i, t in enumerate(tensors(xs, w)):
+    for i, t in enumerate(xs):
         request.set_input_tensor(i, ov.Tensor(t.numpy(), shared_memory=True))
 
-    def call() -> np.ndarray:
+    def call() -> Any:
         request.infer()
         return request.get_output_tensor(0).data
 

@@ -1,0 +1,259 @@
+"""Measure every strategy against what a user would otherwise run.
+
+All contenders of a row are built first, checked against the float64 result, warmed, and then called one after the
+other, round by round, in one process; then each is repeated alone. The floor of a row is a copy of the bytes that the
+fusion has to read and write, timed in the same rounds. Times are medians.
+"""
+
+import contextlib
+import functools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fusion_onnx
+from fusion_exporters.tuning import measured
+from fusion_onnx import Fusion
+from fusion_onnx.bench.contenders import CONTENDERS, exported, plainly_exported
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """k inputs of (rows, width); n where the strategy asks for it."""
+
+    name: str
+    k: int
+    rows: int
+    width: int
+    structured: bool = False
+
+
+SCENARIOS = (
+    Scenario("latency, batch 1", 4, 1, 256),
+    Scenario("latency, batch 16", 4, 16, 256),
+    Scenario("throughput, k = 4", 4, 4096, 1024),
+    Scenario("throughput, k = 16", 16, 1024, 256),
+    Scenario("structured, n = D = 4096", 4, 64, 1024, structured=True),
+)
+
+
+@dataclass
+class Row:
+    """Seconds, medians: together (interleaved) and alone; failed: why a contender has none.
+
+    files: of each kind of file, `export` and `load` in seconds, its `bytes`, and the `peak` of memory (bytes) that
+    loading it and running it once in ONNX Runtime adds to a process.
+    """
+
+    strategy: str
+    scenario: str
+    bytes_moved: int
+    floor: float
+    together: dict[str, float] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def fusions(scenario: Scenario, names: list[str]) -> Iterator[tuple[str, Fusion]]:
+    """Yield the strategies that a scenario has, made for its sizes."""
+    for name in names:
+        cls = fusion_onnx.get(name)
+        projects = cls.rule_n == "n"
+        if scenario.structured and not projects:
+            continue
+        if projects and not scenario.structured and scenario.rows > 16:
+            continue  # the structured scenario is theirs
+        options: dict[str, Any] = {}
+        if projects:
+            options["n"] = scenario.k * scenario.width if scenario.structured else scenario.width
+        usual = {"p": 32, "q": 32, "r": 8, "metric": "l2_norm"}
+        options |= {option: value for option, value in usual.items() if option in cls.options()}
+        yield name, fusion_onnx.create(name, dims=[scenario.width] * scenario.k, **options)
+
+
+def copier(count: int) -> Callable[[], Any]:
+    """Return a copy that reads and writes `count` bytes in all, on all threads."""
+    source = torch.zeros(max(count // 8, 1))
+    target = torch.ones_like(source)
+    return lambda: target.copy_(source)
+
+
+def row(
+    name: str, fusion: Fusion, scenario: Scenario, contenders: list[str], seconds: float, *, files: bool = False
+) -> Row:
+    """Measure one strategy in one scenario."""
+    generator = torch.Generator().manual_seed(0)
+    xs = [torch.randn(scenario.rows, scenario.width, generator=generator) for _ in range(scenario.k)]
+    length = fusion.calculate_l()
+    w = torch.randn(length, generator=generator) / max(length, 1) ** 0.5 if length else None
+    with torch.no_grad():
+        exact = fusion([x.double() for x in xs], None if w is None else w.double()).numpy()
+    moved = sum(x.nbytes for x in xs) + exact.size * xs[0].itemsize + (0 if w is None else w.nbytes)
+    calls: dict[str, Callable[[], Any]] = {"copy": copier(moved)}
+    failed = {}
+    for contender in contenders:
+        try:
+            call = CONTENDERS[contender](fusion, xs, w)
+            off = np.abs(np.asarray(call(), np.float64) - exact).max() / max(np.abs(exact).max(), 1e-30)
+            if not off < 1e-4:
+                raise ArithmeticError(f"it is off by {off:.1e} of the largest entry")
+            calls[contender] = call
+        except Exception as error:
+            failed[contender] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    together = measured(calls, seconds)
+    alone = {
+        contender: measured({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
+    }
+    facts = {}
+    for kind, export in {"ours": exported, "plain_export": plainly_exported}.items() if files else ():
+        facts[kind] = of_file(functools.partial(export, fusion, xs, w), [x.numpy() for x in xs])
+    return Row(name, scenario.name, moved, together.pop("copy"), together, alone, failed, facts)
+
+
+_PEAK = """
+import resource, sys
+import numpy as np, onnxruntime
+inputs = list(np.load(sys.argv[2]).values())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {i.name: x for i, x in zip(session.get_inputs(), inputs)})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def of_file(export: Callable[[], bytes], arrays: list[Any]) -> dict[str, float]:
+    """Measure a file: how long its export and loading take, its size, and the memory it needs in a fresh process."""
+    import onnxruntime
+
+    start = time.perf_counter()
+    model = export()
+    made = time.perf_counter()
+    loads = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        loads.append(time.perf_counter() - begin)
+    with tempfile.TemporaryDirectory() as folder:
+        file, inputs = Path(folder, "model.onnx"), Path(folder, "inputs.npz")
+        file.write_bytes(model)
+        np.savez(inputs, *arrays)
+        command = [sys.executable, "-c", _PEAK, str(file), str(inputs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = 1024.0 * int(done.stdout.split()[-1])
+    return {"export": made - start, "load": statistics.median(loads), "bytes": float(len(model)), "peak": peak}
+
+
+def run(
+    strategies: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    contenders: Sequence[str] = (),
+    seconds: float = 1.0,
+    *,
+    files: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """Measure strategies in scenarios against contenders, all of each where none is named.
+
+    Raises ValueError for a name that is none.
+    """
+    for kind, given, known in (
+        ("scenario", scenarios, [s.name for s in SCENARIOS]),
+        ("contender", contenders, list(CONTENDERS)),
+    ):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(known)}.")
+    rows = []
+    for scenario in SCENARIOS:
+        if scenarios and scenario.name not in scenarios:
+            continue
+        for name, fusion in fusions(scenario, list(strategies) or list(fusion_onnx.names())):
+            report(f"{scenario.name}: {name}")
+            with_files = files and (scenario.structured or scenario.rows > 16)
+            rows.append(row(name, fusion, scenario, list(contenders) or list(CONTENDERS), seconds, files=with_files))
+    return rows
+
+
+def write(folder: Path, rows: list[Row]) -> None:
+    """Write the rows as fusions.json and fusions.md, and as a plot where matplotlib is installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"machine": machine(), "rows": [asdict(r) for r in rows]}
+    (folder / "fusions.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / "fusions.md").write_text(table(rows) + "\n", encoding="utf-8")
+    with contextlib.suppress(ImportError):
+        from fusion_onnx.bench.plot import ratios
+
+        ratios(rows, folder / "fusions.png")
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as Markdown: times interleaved, as a multiple of the floor's, and alone; then the files."""
+    lines = []
+    for scenario in dict.fromkeys(r.scenario for r in rows):
+        here = [r for r in rows if r.scenario == scenario]
+        contenders = [c for c in CONTENDERS if any(c in r.together for r in here)]
+        heads = ["strategy", "copy", *(c.replace("_", " ") for c in contenders)]
+        lines += [f"### {scenario}", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+        for r in here:
+            cells = [
+                f"{_short(r.together[c])} ({r.together[c] / r.floor:.2f} ×), {_short(r.alone[c])}"
+                if c in r.together
+                else "–"
+                for c in contenders
+            ]
+            lines.append(f"| {r.strategy} | {_short(r.floor)} | {' | '.join(cells)} |")
+        absent: dict[str, list[str]] = {}
+        for r in here:
+            for contender, why in r.failed.items():
+                absent.setdefault(f"{contender.replace('_', ' ')}: {why}", []).append(r.strategy)
+        whom = {why: "all" if len(names) == len(here) else ", ".join(names) for why, names in absent.items()}
+        lines += ["", *(f"- {why} ({names})" for why, names in whom.items())]
+        lines.append("")
+    lines += _files([r for r in rows if r.files])
+    return "\n".join(lines)
+
+
+def _files(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    heads = ["strategy", "scenario", "export, s", "load, ms", "file, kB", "peak memory, MB"]
+    lines = ["### Files: ours, and a plain export", "", f"| {' | '.join(heads)} |", "|---|---|---:|---:|---:|---:|"]
+    for r in rows:
+        units = (("export", 1.0), ("load", 1e3), ("bytes", 1e-3), ("peak", 1e-6))
+        cells = [", ".join(f"{facts[key] * unit:,.3g}" for facts in r.files.values()) for key, unit in units]
+        lines.append(f"| {r.strategy} | {r.scenario} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:,.4g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.4g} ms"
+
+
+def machine() -> dict[str, Any]:
+    """Say what it ran on."""
+    import onnxruntime
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
+    return {
+        "cpu": model,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "fusion-onnx": fusion_onnx.__version__,
+    }
