@@ -166,7 +166,7 @@ def test_it_says_what_it_is(name):
     assert cls.title
     assert cls.install.startswith(("pip install", "npm install"))
     reason = cls.missing()
-    assert reason == "" or any(word in reason for word in ("install", "use the runtime"))
+    assert reason == "" or any(word in reason for word in ("install", "use the CPU provider"))
     assert cls.version() or reason
     assert not (cls.from_module and cls.inlined)
 

@@ -1,5 +1,6 @@
 """Providers: what was asked for is what runs, or an error says why."""
 
+import json
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -7,7 +8,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from fusion_onnx.runtime import Session, SessionError, _ort, _probe, _providers, available_providers, diagnose
+from fusion_onnx.runtime import Session, SessionError, _ort, _plugin, _probe, _providers, available_providers, diagnose
+from fusion_onnx.runtime._plugin import OPENVINO
 from fusion_onnx.runtime._probe import CPU, CUDA, TENSORRT, ProviderStatus, tiny_model
 
 X = np.ones(1, np.float32)
@@ -28,7 +30,7 @@ def test_the_cpu_by_each_of_its_names(asked):
 
 def test_auto_runs_here():
     session = Session(tiny_model())
-    assert session.providers == ([CUDA, CPU] if _probe.probe(CUDA).starts else [CPU])
+    assert session.providers == _providers.auto_providers()
     assert session.run(X)[0] == 2
 
 
@@ -95,7 +97,7 @@ def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
 
 def test_diagnose_starts_each_provider():
     statuses = {status.name: status for status in diagnose()}
-    assert set(statuses) == set(_ort.load().get_available_providers())
+    assert set(statuses) == {*_ort.load().get_available_providers(), *([OPENVINO] if _plugin.installed() else [])}
     assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
     for status in statuses.values():
         assert status.starts != bool(status.reason and status.fix)
@@ -188,3 +190,79 @@ def test_half_an_onnxruntime_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     with pytest.raises(ImportError, match=r"installed in part .*pip uninstall"):
         _ort.load()
+
+
+def test_auto_takes_openvino_where_it_starts_and_cuda_does_not(monkeypatch):
+    monkeypatch.setattr(_providers, "probe", lambda name: ProviderStatus(name, "", name == OPENVINO))
+    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    assert _providers.auto_providers() == [OPENVINO, CPU]
+    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    assert _providers.auto_providers() == [CPU]
+    starts_all(monkeypatch)
+    assert _providers.auto_providers() == [CUDA, CPU]
+
+
+def of_openvino(plan):
+    return json.loads(dict(plan.providers)[OPENVINO]["load_config"])["CPU"]
+
+
+def test_openvino_computes_in_float32_unless_asked_otherwise(monkeypatch):
+    starts_all(monkeypatch)
+    ort = fake_ort(get_all_providers=lambda: [OPENVINO, CPU])
+    plan = _providers.plan(ort, "openvino", threads=3)
+    assert (plan.names, plan.strict, plan.plugin) == ([OPENVINO], True, True)
+    assert of_openvino(plan)["INFERENCE_PRECISION_HINT"] == "f32"
+    assert of_openvino(plan)["INFERENCE_NUM_THREADS"] == "3"
+    config = {"CPU": {"NUM_STREAMS": "1"}}
+    for given in (config, json.dumps(config)):
+        got = of_openvino(_providers.plan(ort, [("openvino", {"load_config": given}), "cpu"]))
+        assert (got["NUM_STREAMS"], got["INFERENCE_PRECISION_HINT"]) == ("1", "f32")
+    less = {"load_config": {"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}}
+    assert of_openvino(_providers.plan(ort, [("openvino", less)]))["INFERENCE_PRECISION_HINT"] == "bf16"
+
+
+@pytest.mark.parametrize("config", ["not json", "[1]", 7, {"CPU": "f32"}])
+def test_a_wrong_load_config_is_an_error(monkeypatch, config):
+    starts_all(monkeypatch)
+    with pytest.raises(SessionError, match="load_config"):
+        _providers.plan(fake_ort(get_all_providers=lambda: [OPENVINO, CPU]), [("openvino", {"load_config": config})])
+
+
+def test_a_plug_in_stands_first_and_with_the_cpu_alone(monkeypatch):
+    starts_all(monkeypatch)
+    ort = fake_ort(get_all_providers=lambda: [OPENVINO, CUDA, CPU])
+    for asked in (["cuda", "openvino"], ["openvino", "cuda"], ["cpu", "openvino"]):
+        with pytest.raises(SessionError, match="stands first"):
+            _providers.plan(ort, asked)
+
+
+def test_a_plug_in_is_given_by_its_devices(monkeypatch):
+    """The real ONNX Runtime with the CPU's own device in OpenVINO's place: it is run, and it is found out."""
+    starts_all(monkeypatch)
+    handed = []
+    cpu = [d for d in _ort.load().get_ep_devices() if d.ep_name == CPU]
+
+    def devices(ort):
+        handed.append(cpu)
+        return cpu
+
+    monkeypatch.setattr(_plugin, "devices", devices)
+    with pytest.raises(SessionError, match="started the session without OpenVINOExecutionProvider"):
+        Session(tiny_model(), ["openvino", "cpu"])
+    assert handed == [cpu]
+
+
+def test_why_the_plug_in_of_openvino_does_not_start(monkeypatch):
+    fresh = _probe.probe.__wrapped__
+    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    status = fresh(OPENVINO)
+    assert (status.reason, status.fix) == ("its plug-in is not installed", 'pip install "fusion-onnx[openvino]"')
+    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    monkeypatch.setattr(_plugin, "devices", lambda ort: [])
+    assert "offers no CPU" in fresh(OPENVINO).reason
+
+    def broken(ort):
+        raise RuntimeError("a symbol is missing\nand more")
+
+    monkeypatch.setattr(_plugin, "devices", broken)
+    assert fresh(OPENVINO).reason == "its plug-in cannot be registered: a symbol is missing"

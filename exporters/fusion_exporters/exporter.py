@@ -22,7 +22,7 @@ from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.layer import FusionLayer
-from fusion_onnx.runtime import SessionError, alias_of, available_providers
+from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
 
@@ -140,7 +140,7 @@ def provider_of(providers: Any) -> str:
     """Return the short name of the provider that computes first."""
     first = providers if isinstance(providers, str) else (list(providers) or ["cpu"])[0]
     name = alias_of(first if isinstance(first, str) else str(first[0]))
-    return alias_of(available_providers()[0]) if name == AUTO else name
+    return alias_of(auto_providers()[0]) if name == AUTO else name
 
 
 def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, providers: Any) -> Verdict:

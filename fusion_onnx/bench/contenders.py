@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fusion_onnx
 from fusion_onnx import Fusion
+from fusion_onnx.bench._tinybig import classes
 
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[[Fusion, list[Tensor], Tensor | None], Call]] = {}
@@ -122,6 +123,31 @@ def eager(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     def call() -> Any:
         with torch.no_grad():
             return fusion(xs, w)
+
+    return call
+
+
+@contender
+def tinybig(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
+    """Call tinyBIG's own fusion, eagerly; weights as it lays them out, which is as we do."""
+    known = classes()
+    name = fusion.strategy()
+    named = {"metric": f"{getattr(fusion, 'metric', '')}_fusion"}.get(name)
+    made = next((known[n] for n in ([named] if named else type(fusion).tinybig) if n in known), None)
+    if made is None:
+        raise Absent("tinyBIG has no such fusion")
+    if any(getattr(fusion, option) != value for option, value in type(fusion).tinybig_defaults.items()):
+        raise Absent("it computes another matrix under this name, that of the row beside")
+    options = {option: getattr(fusion, option) for option in ("n", "p", "q", "r", "weights") if hasattr(fusion, option)}
+    theirs = made(dims=list(fusion.dims or ()), **options)
+    parameter = w if w is None or fusion.rule_n != "n" else w.reshape(1, -1)
+    drawn = dict(fusion.named_buffers())
+    if {"a", "b"} <= drawn.keys():  # its random matrices are drawn at the first call; ours are put in their place
+        theirs.parameter_fabrication.A, theirs.parameter_fabrication.B = drawn["a"], drawn["b"]
+
+    def call() -> Any:
+        with torch.no_grad():
+            return theirs(xs, parameter)
 
     return call
 

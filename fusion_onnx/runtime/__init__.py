@@ -8,6 +8,7 @@ from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
 from ._probe import ProviderStatus, alias_of, available_providers, diagnose
+from ._providers import auto_providers
 from ._session import Session
 from ._types import TensorInfo
 
@@ -21,6 +22,7 @@ __all__ = [
     "SessionError",
     "TensorInfo",
     "alias_of",
+    "auto_providers",
     "available_providers",
     "diagnose",
     "read_header",

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _ort
+from . import _ort, _plugin
+from ._plugin import OPENVINO
 from ._wire import encode
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -32,12 +33,15 @@ class ProviderStatus:
 
 
 def diagnose() -> list[ProviderStatus]:
-    """Try every provider that the installed onnxruntime lists, by running a model of one node on it.
+    """Try every provider that the installed onnxruntime lists, and a plug-in beside it, by running a model of one node.
 
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    return [probe(name) for name in _ort.load().get_available_providers()]
+    names = list(_ort.load().get_available_providers())
+    if OPENVINO not in names and _plugin.installed():
+        names.insert(names.index(CPU), OPENVINO)
+    return [probe(name) for name in names]
 
 
 def available_providers() -> list[str]:
@@ -54,7 +58,20 @@ def probe(name: str) -> ProviderStatus:
     """Start one provider, named as ONNX Runtime names it. The answer is kept for the life of the process."""
     ort = _ort.load()
     failed = functools.partial(ProviderStatus, name, alias_of(name), False)
-    if name not in ort.get_available_providers():
+    plugged: list[Any] = []
+    if name == OPENVINO and name not in ort.get_available_providers():
+        if not _plugin.installed():
+            return failed("its plug-in is not installed", _plugin.INSTALL)
+        try:
+            plugged = _plugin.devices(ort)
+        except Exception as caught:  # ONNX Runtime's errors share no base class but this
+            return failed(f"its plug-in cannot be registered: {first_line(caught)}", f"{_plugin.INSTALL} --upgrade")
+        if not plugged:
+            return failed(
+                "its plug-in offers no CPU on this machine: it takes Intel's alone",
+                "use the CPU provider, or run the file in OpenVINO itself, which takes any x86-64 or Arm CPU",
+            )
+    elif name not in ort.get_available_providers():
         return failed(
             f"the installed {ort.package_name} {ort.__version__} was built without it",
             _WHEEL_FIX if name in (CUDA, TENSORRT) else f"install a build of onnxruntime that holds {name}",
@@ -67,7 +84,10 @@ def probe(name: str) -> ProviderStatus:
     options.log_severity_level = 4
     try:
         with _silence(ort):
-            session = ort.InferenceSession(tiny_model(), options, providers=[name], enable_fallback=0)
+            if plugged:
+                options.add_provider_for_devices(plugged, {})
+            names = None if plugged else [name]
+            session = ort.InferenceSession(tiny_model(), options, providers=names, enable_fallback=0)
             started = name in session.get_providers()
             if started:
                 session.run(None, {"x": np.ones(1, np.float32)})

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from . import _plugin
 from ._errors import SessionError
+from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, alias_of, first_line, probe
 
 ProviderOptions: TypeAlias = Mapping[str, object]
@@ -18,10 +20,13 @@ _FALLBACK_TEXT = "fallback to CPU EP has been explicitly disabled"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The providers in order, each with its options; ``strict``: the CPU must not take what the others cannot do."""
+    """The providers in order, each with its options; ``strict``: the CPU must not take what the others cannot do;
+    ``plugin``: the first is a library beside ONNX Runtime, and is given to it by its devices.
+    """
 
     providers: list[tuple[str, dict[str, object]]]
     strict: bool
+    plugin: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -29,14 +34,21 @@ class Plan:
         return [name for name, _ in self.providers]
 
 
-def plan(ort: Any, asked: Providers) -> Plan:
-    """Resolve what the user asked for.
+def auto_providers() -> list[str]:
+    """Return what "auto" means here: CUDA if it starts, else OpenVINO if it is installed and starts; then the CPU."""
+    if probe(CUDA).starts:
+        return [CUDA, CPU]
+    return [OPENVINO, CPU] if _plugin.installed() and probe(OPENVINO).starts else [CPU]
+
+
+def plan(ort: Any, asked: Providers, threads: int | None = None) -> Plan:
+    """Resolve what the user asked for; `threads` is told to the providers that have threads of their own.
 
     Raises:
         SessionError: a name is not known, or a provider cannot start here; with the reason and the fix.
     """
     if asked == "auto":
-        asked = [CUDA, CPU] if probe(CUDA).starts else [CPU]
+        asked = auto_providers()
     entries = [asked] if isinstance(asked, str) else list(asked)
     if not entries:
         raise SessionError('providers is empty; give "auto", "cpu", "cuda", or a list of names')
@@ -46,10 +58,27 @@ def plan(ort: Any, asked: Providers) -> Plan:
         name = _known(ort, given)
         if name in chosen:
             raise SessionError(f"provider {name} is asked for twice")
-        chosen[name] = {**_DEFAULTS.get(name, {}), **options}
+        try:
+            chosen[name] = (
+                _plugin.exact(options, threads) if name == OPENVINO else {**_DEFAULTS.get(name, {}), **options}
+            )
+        except ValueError as error:
+            raise SessionError(f"provider {name}: {error}") from None
     for name in chosen:
         _require(name)
-    return Plan(list(chosen.items()), strict=CPU not in chosen)
+    plugin = OPENVINO in chosen and OPENVINO not in ort.get_available_providers()
+    if plugin and list(chosen) not in ([OPENVINO], [OPENVINO, CPU]):
+        raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*chosen]}")
+    return Plan(list(chosen.items()), strict=CPU not in chosen, plugin=plugin)
+
+
+def hand_over(ort: Any, options: Any, plan: Plan) -> list[tuple[str, dict[str, object]]] | None:
+    """Enter a plug-in into the session's options, and return the providers to name beside them."""
+    if not plan.plugin:
+        return plan.providers
+    [(_, settings), *_] = plan.providers
+    options.add_provider_for_devices(_plugin.devices(ort), {key: str(value) for key, value in settings.items()})
+    return None
 
 
 def _pair(entry: object) -> tuple[str, ProviderOptions]:

@@ -1,7 +1,8 @@
 """Session: load a model, run it, and say what really ran."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ from . import _ort, _providers, _torch
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
+from ._instances import Instances, sizes_of
 from ._model_file import ModelHeader, read_header
 from ._placement import RECORD_KEY, NodePlacement, placement
+from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, first_line
 from ._types import TensorInfo, dtype_of_ort
 
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
+_INSTANCES_KEPT = 4
 
 
 class Session:
@@ -28,11 +32,15 @@ class Session:
     Args:
         model: a path, the file's bytes, an ``onnx.ModelProto``, or the result of ``fusion_onnx.export``. A path is
             needed for a model whose weights lie in a file beside it.
-        providers: what computes. "auto" is CUDA if it starts here, else the CPU; "cuda" is CUDA alone, and an error
-            where it cannot be had or a node has no kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A
-            list holds aliases, names, and pairs (name, options). CUDA computes in full float32 unless its option
-            ``use_tf32`` says otherwise.
+        providers: what computes. "auto" is CUDA if it starts here, else OpenVINO if it is installed and starts, with
+            the CPU for what they leave; "cuda" is CUDA alone, and an error where it cannot be had or a node has no
+            kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A list holds aliases, names, and pairs (name,
+            options). CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
+            otherwise.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
+        static_shapes: for how many sets of input sizes to keep an instance of the model planned for them alone, made
+            when the sizes come a second time or are bound; each holds weights of its own. None is 4 where OpenVINO
+            computes, which fuses entrywise operators only then, and otherwise 0.
         session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
             added to it and ``providers`` is "auto", those are taken.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
@@ -49,6 +57,7 @@ class Session:
         providers: _providers.Providers = "auto",
         *,
         threads: int | None = None,
+        static_shapes: int | None = None,
         session_options: Any = None,
         custom_domains: Collection[str] = (),
     ) -> None:
@@ -58,20 +67,19 @@ class Session:
         _check_domains(header, self._where, custom_domains)
         _check_external(header, self._where, trust_options=session_options is not None)
         ort = _ort.load()
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; give at least 1, or None for ONNX Runtime's choice")
+        if static_shapes is not None and static_shapes < 0:
+            raise ValueError(f"static_shapes is {static_shapes}; give 0 or more, or None for the default")
+        if static_shapes and session_options is not None:
+            raise ValueError("static_shapes makes sessions with options of their own; leave out session_options")
         options = ort.SessionOptions() if session_options is None else session_options
-        if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads is {threads}; give at least 1, or None for ONNX Runtime's choice")
-            options.intra_op_num_threads = threads
-        options.add_session_config_entry(RECORD_KEY, "1")
-        if session_options is not None and providers == "auto" and _has_providers(options):
-            self._ort_session = _create(ort, source, options, None, self._where)
-        else:
-            plan = _providers.plan(ort, providers)
+        plan = None
+        if session_options is None or providers != "auto" or not _has_providers(options):
+            plan = _providers.plan(ort, providers, threads)
             _check_bfloat16(header, plan.names, self._where)
-            if plan.strict:
-                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            self._ort_session = _create(ort, source, options, plan, self._where)
+        recipe = _Recipe(ort, source, plan, self._where, threads)
+        self._ort_session = recipe.make(options)
         self._ort = ort
         self._header = header
         self.providers: list[str] = list(self._ort_session.get_providers())
@@ -84,6 +92,10 @@ class Session:
         self._devices = _devices(self._ort_session)
         self._good_shapes: set[tuple[Any, ...]] = set()
         self._rows = _rows(header, self.inputs, self.outputs, self.providers)
+        if static_shapes is None:
+            static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
+        self._instances = Instances(self._ort_session, recipe.static, static_shapes) if static_shapes else None
+        self._recipe = recipe if CUDA in self.providers and session_options is None else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -131,18 +143,18 @@ class Session:
         outputs: list[Any]
         try:
             if bound:
-                return self._run_bound(feeds, tensors)
+                return self._run_bound(self._session_for(shapes), feeds, tensors)
             if self._rows and in_blocks(fed := list(feeds.values())):
-                outputs = self._bound(fed, [np.empty_like(fed[0])], fed)()
+                outputs = self._bound(self._ort_session, fed, [np.empty_like(fed[0])], fed)()
             else:
-                outputs = self._ort_session.run(self._output_names, feeds)
+                outputs = self._session_for(shapes).run(self._output_names, feeds)
         except (InputError, SessionError):
             raise
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
         return _torch.from_arrays(outputs) if tensors else outputs
 
-    def bind(self, /, *args: Any, outputs: Any = None, **named: Any) -> Bound:
+    def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **named: Any) -> Bound:
         """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
 
         Between calls, write new values into the arrays or tensors that were given; the shapes stay. The model is run
@@ -153,11 +165,15 @@ class Session:
                 dtypes.
             outputs: what to write into: a list in the model's order, a mapping by name, or the array itself where there
                 is one; allocated if None, as tensors where an input is one.
+            cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
+                takes an instance of its own, planned for these sizes, and tensors that lie on the GPU.
 
         Raises:
             InputError: as `run`; an input would have to be copied; an output does not fit, or shares an input's memory.
-            SessionError: ONNX Runtime failed while it ran the model.
+            SessionError: ONNX Runtime failed while it ran the model; CUDA graphs are asked for where CUDA does not run.
         """
+        if cuda_graph and self._recipe is None:
+            raise SessionError(f"{self._where}: a CUDA graph needs providers='cuda', and no session_options")
         values = arrange(self.inputs, args, named)
         for info in (*self.inputs, *self.outputs):
             if info.dtype == "string" or "(" in info.dtype:
@@ -166,13 +182,30 @@ class Session:
         read = [in_place(info, value, reader.read(value)) for info, (_, _, reader), value in slots]
         first = self.run(*values)
         written = first if outputs is None else destinations(self.outputs, outputs, first, read)
-        return self._bound(read, written, values)
+        shapes = [tuple(value.shape) for value in read]
+        if not cuda_graph:
+            in_rows = self._rows and in_blocks([*read, *written])
+            return self._bound(self._ort_session if in_rows else self._session_for(shapes, True), read, written, values)
+        for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
+            if not _torch.is_tensor(value) or value.device.type != "cuda":
+                raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
+        assert self._recipe is not None
+        session = self._recipe.static(dict(sizes_of(self.inputs, shapes)), enable_cuda_graph="1")
+        call = self._bound(session, read, written, values)
+        for _ in range(2):  # ONNX Runtime runs it once as ever, then records it
+            call()
+        return call
 
-    def _bound(self, read: list[Any], written: list[Any], values: Sequence[Any]) -> Bound:
+    def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
+        if self._instances is None:
+            return self._ort_session
+        return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
+
+    def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any]) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
-        return Bound(self._ort, self._ort_session, names, read, written, values, self._where, self._rows)
+        return Bound(self._ort, session, names, read, written, values, self._where, self._rows)
 
-    def _run_bound(self, feeds: dict[str, Any], tensors: bool) -> list[Any]:
+    def _run_bound(self, session: Any, feeds: dict[str, Any], tensors: bool) -> list[Any]:
         if not tensors:
             raise InputError(f"numpy has no bfloat16, which {self._where} uses; give at least one torch tensor")
         for name, value in feeds.items():
@@ -181,7 +214,7 @@ class Session:
                     f"{name} is on {value.device}, the session runs on {', '.join(self._devices)}; move the tensor, or "
                     f'make the session with providers="cuda" or [("cuda", {{"device_id": ...}})]'
                 )
-        return _torch.run_bound(self._ort, self._ort_session, feeds, self._output_names)
+        return _torch.run_bound(self._ort, session, feeds, self._output_names)
 
     def _remember(self, shapes: tuple[Any, ...]) -> None:
         if len(self._good_shapes) >= _SHAPES_KEPT:
@@ -205,15 +238,43 @@ def _source(model: Any) -> str | bytes:
     )
 
 
-def _create(ort: Any, source: str | bytes, options: Any, plan: _providers.Plan | None, where: str) -> Any:
-    try:
-        # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
-        session = ort.InferenceSession(source, options, providers=plan and plan.providers, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's errors share no base class but this
-        raise SessionError(_providers.explain(error, plan, where)) from error
-    if plan is not None:
-        _providers.check(plan, session.get_providers())
-    return session
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """All that it takes to make one more ONNX Runtime session of the model."""
+
+    ort: Any
+    source: str | bytes
+    plan: _providers.Plan | None
+    where: str
+    threads: int | None
+
+    def make(self, options: Any) -> Any:
+        """Make a session; no plan: the options hold the providers."""
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        options.add_session_config_entry(RECORD_KEY, "1")
+        if self.plan is not None and self.plan.strict:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            named = self.plan and _providers.hand_over(self.ort, options, self.plan)
+            # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
+            session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
+            raise SessionError(_providers.explain(error, self.plan, self.where)) from error
+        if self.plan is not None:
+            _providers.check(self.plan, session.get_providers())
+        return session
+
+    def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
+        """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
+        options = self.ort.SessionOptions()
+        for axis, size in sizes.items():
+            options.add_free_dimension_override_by_name(axis, size)
+        plan = self.plan
+        if plan is not None and cuda:
+            providers = [(name, {**given, **cuda} if name == CUDA else given) for name, given in plan.providers]
+            plan = replace(plan, providers=providers)
+        return replace(self, plan=plan).make(options)
 
 
 def _devices(session: Any) -> list[str]:

@@ -1,0 +1,54 @@
+"""OpenVINO as a plug-in: a library beside ONNX Runtime, found by the package onnxruntime-ep-openvino."""
+
+import functools
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+OPENVINO = "OpenVINOExecutionProvider"
+INSTALL = 'pip install "fusion-onnx[openvino]"'
+_PACKAGE = "onnxruntime_ep_openvino"
+# On CPUs with bf16 instructions it multiplies matrices in bf16 unless told not to (relative error 2.4e-3), and it may
+# flush subnormals; ONNX Runtime's own provider does neither.
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
+
+
+def installed() -> bool:
+    """Return whether the package with the library is there."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
+@functools.cache
+def devices(ort: Any) -> list[Any]:
+    """Register the library, once a process, and return the CPUs that it offers.
+
+    Raises:
+        Exception: ONNX Runtime's own, which share no base class, where the library does not load.
+    """
+    plugin = importlib.import_module(_PACKAGE)
+    if all(device.ep_name != OPENVINO for device in ort.get_ep_devices()):
+        ort.register_execution_provider_library(OPENVINO, plugin.get_library_path())
+    cpu = ort.OrtHardwareDeviceType.CPU
+    return [d for d in ort.get_ep_devices() if d.ep_name == OPENVINO and d.device.type == cpu]
+
+
+def exact(options: Mapping[str, object], threads: int | None = None) -> dict[str, object]:
+    """Return OpenVINO's options with float32 as the precision of inference, unless they say otherwise.
+
+    ``load_config`` may be a mapping or its JSON; what it says of the CPU is kept.
+
+    Raises:
+        ValueError: load_config is neither.
+    """
+    given = options.get("load_config", {})
+    try:
+        config = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError:
+        config = None
+    if not isinstance(config, Mapping) or not isinstance(config.get("CPU", {}), Mapping):
+        raise ValueError(f"load_config is {given!r}; give a mapping such as {{'CPU': {_EXACT}}}, or its JSON")
+    own = {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
+    cpu = {**_EXACT, **own, **config.get("CPU", {})}
+    return {**options, "load_config": json.dumps({**config, "CPU": cpu})}
