@@ -24,14 +24,15 @@ class Deep(torch.nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        kinds: list[dict[str, Any]] = [
-            {"name": "low_rank_concatenation", "n": 16, "r": 4},
-            {"name": "median"},
-            {"name": "kronecker_concatenation", "n": 16, "p": 4},
-            {"name": "learned_weighted_sum"},
-            {"name": "l2_norm"},
+        kinds: list[tuple[str, dict[str, Any]]] = [
+            ("low_rank_concatenation", {"n": 16, "r": 4}),
+            ("median", {}),
+            ("kronecker_concatenation", {"n": 16, "p": 4}),
+            ("learned_weighted_sum", {}),
+            ("l2_norm", {}),
         ]
-        made = [fusion_onnx.create(dims=[16, 16, 16], **kinds[i % len(kinds)]) for i in range(count)]
+        turns = (kinds[i % len(kinds)] for i in range(count))
+        made = [fusion_onnx.create(name, dims=[16, 16, 16], **options) for name, options in turns]
         self.fusions = torch.nn.ModuleList(fusion_onnx.FusionLayer(fusion) for fusion in made)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -131,6 +131,9 @@ def export(
     form: Annotated[
         str, typer.Option(help="auto, fastest, the name of a form, or a file that tune wrote (see inspect).")
     ] = "auto",
+    optimize: Annotated[
+        str, typer.Option(help="none, or algebra: between fusions and the linear layers beside them.")
+    ] = "none",
     static: Annotated[bool, typer.Option("--static", help="Fix the batch size to the example's.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with eager execution.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
@@ -154,6 +157,7 @@ def export(
             opset=opset,
             inline=inline,
             form=form,
+            optimize=optimize,
             verify=not no_verify,
             overwrite=overwrite,
             providers=provider or "cpu",
@@ -402,17 +406,18 @@ def _costs(nodes: list[Any]) -> Table:
     sizes = sorted({f"{axis} {size}" for node in nodes for axis, size in (node.cost.get("sizes") or {}).items()})
     table = Table(title=f"forms, and what a call costs{' at ' + escape(', '.join(sizes)) if sizes else ''}")
     table.add_column("fusion", overflow="fold")
-    table.add_column("form")
+    table.add_column("form", overflow="fold")
     for heading in ("operations", "bytes", "weights"):
         table.add_column(heading, justify="right")
     for node in nodes:
         rows = {str(node.cost.get("form", "")): node.cost, **(node.cost.get("others") or {})}
         for form, cost in rows.items():
+            said = escape("; ".join(filter(None, [form, cost.get("algebra")])))
             numbers = [cost.get(key) for key in ("operations", "bytes", "weights")]
             taken = cost is node.cost
             table.add_row(
                 escape(node.name) if taken else "",
-                escape(form) if taken else f"[dim]{escape(form)}[/]",
+                said if taken else f"[dim]{said}[/]",
                 *(f"{number:,}" if isinstance(number, int) else "" for number in numbers),
                 style=None if taken else "dim",
             )

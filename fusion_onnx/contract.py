@@ -224,6 +224,10 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def _form_method(self, name: str) -> Any:
         return getattr(self, name)
 
+    def coefficients(self, k: int, w: Tensor | None, *buffers: Tensor) -> Tensor | None:
+        """Return a (k,) of a strategy that is Σ a_i x_i, so that they can go into the layers before it; else None."""
+        return None
+
     def error_bound(
         self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor
     ) -> Tensor | None:

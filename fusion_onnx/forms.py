@@ -52,10 +52,19 @@ def form(
 
 def forms_in(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the form of each fusion, by its node's name, as a file's metadata tells it; nothing where it does not."""
+    return _told(metadata, "form")
+
+
+def algebra_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what `export(optimize="algebra")` did to which fusions, by their nodes' names."""
+    return _told(metadata, "algebra")
+
+
+def _told(metadata: Mapping[str, str], key: str) -> dict[str, str]:
     try:
         facts = json.loads(metadata.get("fusion_onnx.forms", "{}"))
-        return {node: str(fact["form"]) for node, fact in facts.items()}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return {node: str(fact[key]) for node, fact in facts.items() if key in fact}
+    except (json.JSONDecodeError, TypeError, AttributeError):
         return {}
 
 

@@ -184,7 +184,8 @@ ENTRYWISE = [name for name in fusion_onnx.names() if fusion_onnx.get(name).entry
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(_bound, "BLOCK", 700)
+    monkeypatch.setattr(_bound, "BLOCK", 100)
+    monkeypatch.setattr(_bound, "LARGE", 1400)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_blocks_give_the_same_bits(name, lead, dtype, small_blocks, monkeypatch)
     call = session.bind(*tensors)
     blocked = call()[0].clone(), session.run(*tensors)[0], session.run(*[t.numpy() for t in tensors])[0]
     assert (len(call._bindings) > 1) == (lead[0] > 1 and sum(x.nbytes for x in xs) + xs[0].nbytes > 1400)
-    monkeypatch.setattr(_bound, "BLOCK", 1 << 40)
+    monkeypatch.setattr(_bound, "LARGE", 1 << 40)
     whole = session.run(*tensors)[0]
     for y in blocked:
         assert torch.equal(torch.as_tensor(y).nan_to_num(7), whole.nan_to_num(7))

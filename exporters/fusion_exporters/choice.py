@@ -13,6 +13,8 @@ from fusion_exporters.inputs import ExportError
 from fusion_onnx.contract import Fusion
 
 AUTO, FASTEST = "auto", "fastest"
+NOTE = "fusion_onnx.algebra"
+"""The key under which a node that algebra.py rewrote says what was done."""
 _WORTH = 0.9
 """A form has to be this much faster by the rule before it takes the place of the first."""
 
@@ -56,12 +58,18 @@ class Chooser:
     _named: set[str] = field(default_factory=set)
     _missed: list[str] = field(default_factory=list)
 
-    def __call__(self, fusion: Fusion, path: str, inputs: Sequence[ir.Value], count: int, opset: int) -> Chosen:
+    def __call__(
+        self, fusion: Fusion, path: str, inputs: Sequence[ir.Value], count: int, opset: int, usual: str = AUTO
+    ) -> Chosen:
         """Return the fusion of a node with these inputs, the first `count` of which are fused, in its form.
+
+        usual: what is wanted where the user wants nothing else.
 
         Raises ExportError where a form is asked for that the fusion has not, or that has nothing to offer here.
         """
         wanted = self.wanted if isinstance(self.wanted, str) else self.wanted.get(path, AUTO)
+        if wanted == AUTO:
+            wanted = usual
         self._named.add(path)
         forms = fusion.forms()
         dtype = inputs[0].dtype

@@ -16,6 +16,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import graph
+from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
 from fusion_exporters.tuning import Tuning
@@ -56,6 +57,7 @@ def export(
     opset: int = DEFAULT_OPSET,
     inline: str = "none",
     form: Any = AUTO,
+    optimize: str = "none",
     verify: bool = True,
     providers: Any = "cpu",
     input_names: Sequence[str] | None = None,
@@ -81,6 +83,9 @@ def export(
             those that give the same bits and the same Inf and NaN as eager execution's order of operations; "fastest":
             the cheapest of all; a form's name; a mapping from fusions' paths in the module to one of these; or the path
             of a file that `tune` wrote. The rule counts for the example's sizes and the first of `providers`.
+        optimize: "none", or "algebra": the weights of a weighted sum or mean are multiplied into the linear layers that
+            feed it, and a concatenation before a linear layer becomes one fusion with it, which adds up a product for
+            each input. Exact, with other rounding; not done where verification finds it beyond the tolerance.
         verify: compare with eager execution, at the example's batch size and at others, and refuse to leave a file
             that differs.
         providers: where it is verified, as `Session` takes them.
@@ -97,18 +102,18 @@ def export(
         FileExistsError, FileNotFoundError: the file is there already; its folder is not.
     """
     target = None if path is None else _target(path, overwrite)
-    _check(module, opset, inline)
+    _check(module, opset, inline, optimize)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module):
         inputs = signature(module, example_inputs, dynamic, input_names)
-        model = _translate(module, inputs, opset, output_names)
-        graph.check_axes(model, inputs.names, inputs.axes)
-        forms = graph.attach_bodies(model, module, _chooser(form, module, inputs, providers))
-        graph.tidy(model)
-        if inline == "all":
-            model = graph.inlined(model)
-        graph.describe(model, {**_facts(module), "forms": forms})
+        made = _Making(module, inputs, opset, inline, output_names, form, providers)
+        model = made.model(algebra=optimize == "algebra")
         verdict = _verified(module, model, inputs, providers) if verify else None
+        if verdict is not None and not verdict.passed and optimize == "algebra":
+            rejected, model = verdict, made.model()
+            verdict = _verified(module, model, inputs, providers)
+            reason = next(f"{f.case}, {f.output}: {f.detail}" for f in rejected.findings if f.failed)
+            graph.describe(model, {"algebra": f"not done, it would differ: {reason}"})
     if verdict is not None:
         if not verdict.passed:
             raise VerificationError(verdict)
@@ -118,6 +123,32 @@ def export(
     if target is not None:
         _write(target, proto)
     return ExportResult(target, proto, verdict)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What it takes to make a model of a module, more than once."""
+
+    module: torch.nn.Module
+    inputs: Signature
+    opset: int
+    inline: str
+    output_names: Sequence[str] | None
+    form: Any
+    providers: Any
+
+    def model(self, *, algebra: bool = False) -> ir.Model:
+        """Make it."""
+        model = _translate(self.module, self.inputs, self.opset, self.output_names)
+        graph.check_axes(model, self.inputs.names, self.inputs.axes)
+        if algebra:
+            rewrite(model)
+        forms = graph.attach_bodies(model, self.module, _chooser(self.form, self.module, self.inputs, self.providers))
+        graph.tidy(model)
+        if self.inline == "all":
+            model = graph.inlined(model)
+        graph.describe(model, {**_facts(self.module), "forms": forms})
+        return model
 
 
 def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
@@ -163,13 +194,15 @@ def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     return target
 
 
-def _check(module: Any, opset: Any, inline: Any) -> None:
+def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"export takes a torch.nn.Module; got {type(module).__name__}.")
     if not isinstance(opset, int) or isinstance(opset, bool) or opset not in OPSETS:
         raise ExportError(f"opset is {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}.")
     if inline not in ("none", "all"):
         raise ExportError(f'inline is "none" or "all"; got {inline!r}.')
+    if optimize not in ("none", "algebra"):
+        raise ExportError(f'optimize is "none" or "algebra"; got {optimize!r}.')
 
 
 def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:

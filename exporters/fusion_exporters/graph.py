@@ -13,7 +13,7 @@ from onnxscript.values import Op, Opset
 
 import fusion_onnx
 from fusion_exporters.bodies import digest
-from fusion_exporters.choice import Chooser
+from fusion_exporters.choice import AUTO, NOTE, Chooser
 from fusion_exporters.inputs import Axes, ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
@@ -69,7 +69,9 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         fusion = stand_in(ops[node.attributes.pop("torch_op").as_string()], config)
         node.attributes.pop("count")
         path = _module_path(node, modules)
-        chosen = choose(fusion, path or fusion.strategy(), [_given(v) for v in node.inputs], count, opset)
+        given = [_given(v) for v in node.inputs]
+        usual = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
+        chosen = choose(fusion, path or fusion.strategy(), given, count, opset, usual)
         body = chosen.body
         text = _text(body)
         if classes.get(body.name) is type(fusion) and texts[body.name] != text:
@@ -86,6 +88,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
             _name_parameters(node, path)
         node.name = _numbered(path or fusion.strategy(), taken)
         forms[node.name] = chosen.facts()
+        if NOTE in node.metadata_props:
+            forms[node.name]["algebra"] = node.metadata_props[NOTE]
     choose.finish()
     model.opset_imports[DOMAIN] = 1
     if not texts:

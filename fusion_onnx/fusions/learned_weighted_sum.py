@@ -47,6 +47,10 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
         assert w is not None
         return weighted_bound(arithmetic, xs, w)
 
+    def coefficients(self, k: int, w: Tensor | None, *buffers: Tensor) -> Tensor | None:
+        """Return w."""
+        return w
+
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return weighted_chain(op, xs, w)

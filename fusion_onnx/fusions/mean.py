@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
@@ -25,6 +26,10 @@ class MeanFusion(EntrywiseFusion):
         k = len(xs)  # the division may be a product with the rounded 1 / k: two roundings more than the sum
         share = arithmetic.gamma(k + 1) / k
         return chain([share * x.abs() for x in xs], operator.add) + arithmetic.eta
+
+    def coefficients(self, k: int, w: Tensor | None, *buffers: Tensor) -> Tensor | None:
+        """Return 1 / k, k times."""
+        return torch.full((k,), 1 / k, dtype=torch.float64)
 
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

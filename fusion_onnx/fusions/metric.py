@@ -88,6 +88,10 @@ class MetricFusion(EntrywiseFusion):
         """Return the forms of the reduction that the name stands for."""
         return self._reductions[0].forms() if self._reductions else super().forms()
 
+    def coefficients(self, k: int, w: Tensor | None, *buffers: Tensor) -> Tensor | None:
+        """Return those of the reduction."""
+        return self._reductions[0].coefficients(k, w) if self._reductions else None
+
     def _form_method(self, name: str) -> Any:
         return getattr(self._reductions[0] if self._reductions else self, name)
 

@@ -97,6 +97,10 @@ class WeightedSumFusion(EntrywiseFusion):
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return weighted_bound(arithmetic, xs, self._weights(xs, w, buffers))
 
+    def coefficients(self, k: int, w: Tensor | None, *buffers: Tensor) -> Tensor | None:
+        """Return the weights."""
+        return w if w is not None else buffers[0] if buffers else torch.ones(k)
+
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return weighted_chain(op, xs, self._written_weights(op, xs, w, buffers))

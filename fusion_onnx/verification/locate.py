@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion
-from fusion_onnx.forms import forms_in
+from fusion_onnx.forms import algebra_in, forms_in
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import InputError, Session, TensorInfo, read_header
 from fusion_onnx.verification import locate_eager as eager_side
@@ -103,8 +103,10 @@ class _Search:
         home = (
             providers if any(info.dtype == "bfloat16" for info in self.infos) else "cpu"
         )  # which has no kernels for it
-        self.graph = Graph(proto, list(self.given.calls), home)
-        self.forms = forms_in({p.key: p.value for p in proto.metadata_props})
+        metadata = {p.key: p.value for p in proto.metadata_props}
+        self.forms, self.rewritten = forms_in(metadata), algebra_in(metadata)
+        # algebra gives a rewritten fusion other inputs than eager's: it is held to its output alone
+        self.graph = Graph(proto, list(self.given.calls), home, self.rewritten)
 
     def as_written(self, eager: Recording) -> Recording:
         """Return the recording with each fusion in the form that the file says it has."""
@@ -183,7 +185,7 @@ class _Search:
 
     def located(self, group: Group | None, fault: str, case: str, detail: str, node: str = "") -> Location:
         """Return a location in a fusion; `node` where it is not the fusion's own."""
-        call = self.given.calls.get(group.name) if group else None
+        call = self.given.calls.get(group.name if group else node)
         path = "" if call is None else call.path
         return Location(
             node or (group.name if group else ""), path, call.fusion.strategy() if call else "", fault, case, detail
@@ -459,6 +461,9 @@ class _Case:
         if got is not None and (not _floating(got) or self._known(got, wanted)):
             return ""
         node = self.graph.nodes[self.graph.maker[name]]
+        owner = str(node.name).partition("/")[0]
+        if owner in self.search.rewritten:
+            return owner
         blamed = [self._blamed(value, None) for value in node.input if value]
         return next((b for b in blamed if b), node.name or f"{node.op_type} → {name}")
 

@@ -1,6 +1,6 @@
 """The exported graph cut into fusions, each of which can be computed alone, and its values on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,12 @@ class Graph:
     """An onnx.ModelProto: its fusions in order, who makes which value, and what runs of it give.
 
     names: what the module's fusions are called in the graph. home: the provider that computes values on the way.
+    rewritten: fusions whose inputs are not eager's, and which are ordinary operators here for that reason.
     """
 
-    def __init__(self, proto: "onnx.ModelProto", names: Sequence[str], home: Any = "cpu") -> None:
+    def __init__(
+        self, proto: "onnx.ModelProto", names: Sequence[str], home: Any = "cpu", rewritten: Collection[str] = ()
+    ) -> None:
         from onnx import numpy_helper
 
         self.proto, self.home = proto, home
@@ -61,17 +64,17 @@ class Graph:
         self.inputs = [v.name for v in proto.graph.input if v.name not in self.constants]
         self.outputs = [v.name for v in proto.graph.output]
         self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self.groups = self._groups(set(names))
+        self.groups = self._groups(set(names), rewritten)
         self.group_of = {
             i: g for g in self.groups for i in range(g.first, g.last + 1) if _group_name(self.nodes[i], {g.name})
         }
         self._sessions: dict[Any, Session] = {}
 
-    def _groups(self, names: set[str]) -> list[Group]:
+    def _groups(self, names: set[str], rewritten: Collection[str]) -> list[Group]:
         members: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
             name = _group_name(node, names)
-            if name:
+            if name and name not in rewritten:
                 members.setdefault(name, []).append(i)
         groups = [self._group(name, indices) for name, indices in members.items()]
         return sorted(groups, key=lambda group: group.last)

@@ -1,0 +1,219 @@
+"""Exact algebra across a fusion's border, on request.
+
+A weighted sum of linear layers, Σ a_i (W_i h_i + b_i), becomes the plain sum of layers with the weights a_i W_i and
+a_i b_i: k products over the batch are saved, at one more rounding of each weight. A concatenation before a linear
+layer, W [x_1 ... x_k] + b, becomes Σ W_i x_i + b over blocks of W's columns, without the concatenated copy.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+import fusion_onnx
+from fusion_exporters.choice import FASTEST, NOTE
+from fusion_onnx.contract import Fusion
+from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+
+_EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
+_SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
+
+
+def rewrite(model: ir.Model) -> None:
+    """Rewrite the fusions of a model, before their bodies are attached, where the layers beside them allow it."""
+    for node in list(model.graph):
+        if node.domain != DOMAIN:
+            continue
+        packet = node.attributes["torch_op"].as_string()
+        fusion = stand_in({str(op): op for op in STRATEGY_OF_OP}[packet], node.attributes["config"].as_string())
+        if fusion.strategy() == _CONCATENATION:
+            _into_the_matrix(model.graph, node, fusion)
+        else:
+            _into_the_layers(model.graph, node, fusion)
+
+
+class _Layer:
+    """A linear layer in the graph: a Gemm, or a MatMul with an Add or without."""
+
+    def __init__(self, end: ir.Node, product: ir.Node, weight: ir.Value, bias: ir.Value | None) -> None:
+        self.end, self.product, self.weight, self.bias = end, product, weight, bias
+
+
+def _layer(end: ir.Node | None) -> _Layer | None:
+    """Return the layer whose result a node gives, where its weight and bias are constants."""
+    if end is None or end.domain != "" or end.op_type not in ("Gemm", "MatMul", "Add"):
+        return None
+    product, bias = end, None
+    if end.op_type == "Add":
+        products = [v for v in end.inputs if v is not None and _made_by(v, "MatMul") and _only_use(v)]
+        others = [v for v in end.inputs if v is not None and v not in products]
+        if len(products) != 1 or len(others) != 1:
+            return None
+        (value,), (bias,) = products, others
+        made = value.producer()
+        assert made is not None
+        product = made
+    elif end.op_type == "Gemm" and len(end.inputs) > 2:
+        bias = end.inputs[2]
+    weight = product.inputs[1]
+    if weight is None or not all(v is None or (v.is_initializer() and v.dtype in _EXACT) for v in (weight, bias)):
+        return None
+    return _Layer(end, product, weight, bias)
+
+
+def _made_by(value: ir.Value, op_type: str) -> bool:
+    node = value.producer()
+    return node is not None and node.domain == "" and node.op_type == op_type
+
+
+def _only_use(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
+    """Multiply the weights of a weighted sum into the layers that feed it, and leave the sum."""
+    count = node.attributes["count"].as_int()
+    xs, parameters = node.inputs[:count], node.inputs[count:]
+    layers = [_layer(x.producer()) if x is not None and _only_use(x) else None for x in xs]
+    if not all(layers) or not all(p is not None and p.is_initializer() for p in parameters):
+        return
+    tensors = [torch.from_numpy(_numbers(p).copy()) for p in parameters]
+    buffers, w = tensors[: len(fusion._buffer_names)], tensors[len(fusion._buffer_names) :]
+    factors = fusion.coefficients(count, w[0] if w else None, *buffers)
+    if factors is None:
+        return
+    folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
+    for layer, factor in zip(layers, factors.double().tolist(), strict=True):
+        assert layer is not None
+        places = [(layer.product, 1, layer.weight)]
+        if layer.bias is not None:
+            places.append((layer.end, list(layer.end.inputs).index(layer.bias), layer.bias))
+        for owner, at, value in places:
+            scaled = _scaled(value, factor)
+            if scaled is None:
+                return
+            folded.append((owner, at, value, scaled))
+    for owner, at, value, scaled in folded:
+        owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
+        _forget(graph, value)
+    note = "weights multiplied into the linear layers before it"
+    _replace(graph, node, fusion_onnx.create(_SUM, dims=fusion.dims), xs, note)
+
+
+def _scaled(value: ir.Value, factor: float) -> Any:
+    """Return factor · value, rounded once; None where that is no relative error: overflow, or a subnormal number."""
+    given = _numbers(value)
+    exact = factor * given.astype(np.float64)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(given.dtype)
+    kind = np.finfo(given.dtype)
+    safe = np.isfinite(rounded) & ((np.abs(rounded) >= kind.smallest_normal) | (exact == 0))
+    return rounded if safe.all() else None
+
+
+def _into_the_matrix(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
+    """Make a concatenation and the layer after it one fusion, which has a form without the concatenated copy."""
+    joined = node.outputs[0]
+    if fusion.dims is None or not _only_use(joined):
+        return
+    (use,) = joined.uses()
+    after = use.node
+    layer = _layer(after if after.op_type == "Gemm" else _sum_after(after))
+    if layer is None or layer.product is not after or use.idx != 0:
+        return
+    turned = after.op_type == "Gemm" and bool(after.attributes.get_int("transB", 0))
+    plain = after.op_type == "MatMul" or (
+        (after.attributes.get_float("alpha", 1.0), after.attributes.get_float("beta", 1.0)) == (1.0, 1.0)
+        and not after.attributes.get_int("transA", 0)
+    )
+    matrix = _numbers(layer.weight)
+    if not plain or matrix.ndim != 2:
+        return
+    matrix = matrix if turned else matrix.T
+    projection = fusion_onnx.create(_PROJECTION, dims=fusion.dims, n=len(matrix))
+    w = _constant(graph, f"{layer.weight.name}_blocks", np.ascontiguousarray(matrix).reshape(-1))
+    end = layer.end.outputs[0]
+    y = _replace(graph, node, projection, [*node.inputs, w], "one with the linear layer after it", end, FASTEST)
+    if layer.bias is not None:
+        add = ir.node("Add", [y, layer.bias], metadata_props=dict(after.metadata_props))
+        add.outputs[0].type, add.outputs[0].shape = end.type, end.shape
+        graph.insert_before(layer.end, add)
+        y = add.outputs[0]
+    _instead(graph, end, y)
+    graph.remove(dict.fromkeys((layer.end, after, node)), safe=True)
+    _forget(graph, layer.weight)
+
+
+def _sum_after(product: ir.Node) -> ir.Node:
+    """Return the Add of a bias after a product, or the product itself."""
+    value = product.outputs[0]
+    if not _only_use(value):
+        return product
+    (use,) = value.uses()
+    return use.node if use.node.op_type == "Add" and _layer(use.node) else product
+
+
+def _replace(
+    graph: ir.Graph,
+    node: ir.Node,
+    fusion: Fusion,
+    inputs: Sequence[ir.Value | None],
+    note: str,
+    like: ir.Value | None = None,
+    form: str | None = None,
+) -> ir.Value:
+    """Put another fusion's node before a node, and in its place unless the result is `like` another value."""
+    assert fusion._record is not None
+    attributes: dict[str, Any] = {
+        "config": fusion._record,
+        "torch_op": str(fusion._op),
+        "count": node.attributes["count"].as_int(),
+    }
+    if form is not None:
+        attributes["form"] = form
+    made = ir.node(
+        fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props={**node.metadata_props, NOTE: note}
+    )
+    y = made.outputs[0]
+    model = node.outputs[0] if like is None else like
+    y.type, y.shape = model.type, model.shape
+    graph.insert_before(node, made)
+    if like is None:
+        held = node.inputs[node.attributes["count"].as_int() :]
+        _instead(graph, model, y)
+        graph.remove(node, safe=True)
+        for value in held:
+            if value is not None:
+                _forget(graph, value)
+    return y
+
+
+def _instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let all that reads a value read another, which takes over its name where it is the graph's output."""
+    name, output = old.name, old.is_graph_output()
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    if output:
+        old.name, new.name = f"{name}.before", name
+
+
+def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    taken, number = name, 1
+    while taken in graph.initializers:
+        number += 1
+        taken = f"{name}_{number}"
+    value = ir.val(taken, const_value=ir.tensor(array, name=taken))
+    graph.register_initializer(value)
+    return value
+
+
+def _forget(graph: ir.Graph, value: ir.Value) -> None:
+    """Drop an initializer that nothing reads any more."""
+    if value.name and value.name in graph.initializers and not value.uses() and not value.is_graph_output():
+        del graph.initializers[value.name]
+
+
+def _numbers(value: ir.Value | None) -> Any:
+    assert value is not None and value.const_value is not None
+    return value.const_value.numpy()
