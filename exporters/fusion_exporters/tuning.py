@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate_eager import Call, record
 
 FORMAT = 1
+_PAUSE = 0.005  # s
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,12 @@ class _Alone(torch.nn.Module):
 
 
 def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Return each call's median time in seconds, all called in turn; short ones are repeated within a turn."""
+    """Return each call's median time in seconds, all called in turn; short ones are repeated within a turn.
+
+    The order is drawn anew for each round, and a pause lets the threads of the one before go to sleep: PyTorch's spin
+    for some milliseconds, on the cores that the next one needs.
+    """
+    order, orders = list(calls.items()), random.Random(0)
     repeats = {}
     for name, call in calls.items():
         for _ in range(3):
@@ -149,7 +156,10 @@ def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while len(next(iter(times.values()))) < 5 or time.perf_counter() < end:
-        for name, call in calls.items():
+        orders.shuffle(order)
+        for name, call in order:
+            if len(order) > 1:
+                time.sleep(_PAUSE)
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()

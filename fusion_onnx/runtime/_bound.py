@@ -16,7 +16,7 @@ from ._errors import InputError, SessionError
 from ._probe import first_line
 from ._types import TensorInfo
 
-BLOCK = 800 << 10
+BLOCK = 1 << 20
 """Bytes of one input or output in a block of rows: of 32 KiB to 4 MiB tried, 0.5 to 1 MiB were the fastest."""
 LARGE = 32 << 20
 """Bytes of inputs and outputs in all from which on blocks are worth it: what fits into the last cache needs none."""
