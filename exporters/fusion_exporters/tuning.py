@@ -22,7 +22,7 @@ from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate_eager import Call, record
 
 FORMAT = 1
-_PAUSE = 0.005  # s
+_PAUSE, _TURN = 0.005, 0.003  # s
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
     """Return each call's median time in seconds, all called in turn; short ones are repeated within a turn.
 
     The order is drawn anew for each round, and a pause lets the threads of the one before go to sleep: PyTorch's spin
-    for some milliseconds, on the cores that the next one needs.
+    for some milliseconds, on the cores that the next one needs. A turn is long enough not to measure waking up.
     """
     order, orders = list(calls.items()), random.Random(0)
     repeats = {}
@@ -152,7 +152,7 @@ def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
             call()
         start = time.perf_counter()
         call()
-        repeats[name] = max(1, int(2e-4 / max(time.perf_counter() - start, 1e-7)))
+        repeats[name] = max(1, int(_TURN / max(time.perf_counter() - start, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while len(next(iter(times.values()))) < 5 or time.perf_counter() < end:

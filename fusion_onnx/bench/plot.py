@@ -7,6 +7,7 @@ from fusion_onnx.bench.rows import Row
 
 _COLOURS = {
     "eager": "#9aa5b1",
+    "tinybig": "#8a6fb0",
     "compiled": "#c48a3f",
     "plain_export": "#b5484b",
     "openvino": "#6d8f4e",
@@ -21,9 +22,13 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
-    counts = [sum(row.scenario == scenario for row in rows) for scenario in scenarios]
-    figure = Figure(figsize=(9, 1.1 * len(scenarios) + 0.22 * sum(counts)), layout="constrained")
-    panels = figure.subplots(len(scenarios), 1, squeeze=False, height_ratios=counts)[:, 0]
+    most = max(sum(row.scenario == scenario for row in rows) for scenario in scenarios)
+    lines = -(-len(scenarios) // 2)
+    figure = Figure(figsize=(14, lines * (1.2 + 0.22 * most)), layout="constrained")
+    panels = figure.subplots(lines, 2, squeeze=False).flatten()
+    for unused in panels[len(scenarios) :]:
+        unused.set_axis_off()
+    panels = panels[: len(scenarios)]
     for panel, scenario in zip(panels, scenarios, strict=True):
         here = [row for row in rows if row.scenario == scenario]
         for contender, colour in _COLOURS.items():
@@ -40,7 +45,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
         panel.grid(axis="x", which="both", color="#e6e6e6", linewidth=0.5)
         panel.set_title(scenario, fontsize=10, loc="left")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("time, as a multiple of a copy of the same bytes (interleaved, medians)")
+    figure.supxlabel("time, as a multiple of a copy of the same bytes (interleaved, medians)", fontsize=10)
     handles = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=120)
@@ -62,6 +67,9 @@ def growth(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path
         )
         panel.set_xscale("log")
         panel.set_yscale("log")
+        if size < 100:
+            panel.set_xticks([s for s, _ in longest], [str(s) for s, _ in longest])
+            panel.minorticks_off()
         panel.set_xlabel(name)
         panel.set_ylabel("ms a call (dashed: slope 1)")
         panel.grid(which="major", color="#e6e6e6", linewidth=0.5)

@@ -119,8 +119,11 @@ class KroneckerBase(ProjectionFusion):
         """Return the cheapest order: R's narrowing factor first and its widening one last, or one side wholly first."""
         lefts = [("left", i) for i in reversed(range(len(left)))]
         rights = [("right", i) for i in reversed(range(len(right)))]
-        orders = [rights[:1] + lefts + rights[1:], rights + lefts, lefts + rights]
-        return min(orders, key=lambda order: self._cost(order, left, right))
+        best = rights[:1] + lefts + rights[1:]
+        for order in (rights + lefts, lefts + rights):  # not min(key=...), which torch.compile cannot follow
+            if self._cost(order, left, right) < self._cost(best, left, right):
+                best = order
+        return best
 
     def _cost(self, order: list[tuple[str, int]], left: Shapes, right: Shapes) -> int:
         """Return the multiplications a row takes."""
