@@ -173,6 +173,9 @@ def export(
         return
     if verdict is not None:
         _print_verdict(verdict)
+    undone = next((p.value for p in result.model.metadata_props if p.key == "fusion_onnx.algebra"), "")
+    if undone:
+        out.print(f"algebra: {escape(undone)}", highlight=False, soft_wrap=True)
     out.print(f"{escape(str(result.path))}: {output.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
 
 
@@ -383,6 +386,8 @@ def inspect(
         )
     else:
         table.add_row("verified", "no")
+    if found.algebra:
+        table.add_row("algebra", escape(found.algebra))
     out.print(table)
     fusions = Table(title="fusions")
     for heading in ("fusion", "function", "config"):

@@ -35,6 +35,11 @@ class Inspection:
     configs: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] | None = None
 
+    @property
+    def algebra(self) -> str | None:
+        """Why `optimize="algebra"` did nothing; None where it was not asked for, or did something."""
+        return self.header.metadata.get("fusion_onnx.algebra")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain data."""
         header = self.header
@@ -51,6 +56,7 @@ class Inspection:
             "fusions": [asdict(node) for node in self.fusions],
             "configs": self.configs,
             "verification": self.verification,
+            "algebra": self.algebra,
         }
 
 

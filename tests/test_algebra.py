@@ -159,6 +159,8 @@ def test_what_does_not_fit_is_left_alone(module, xs):
     result = fusion_onnx.export(module, xs, optimize="algebra")
     assert done(result) == {}
     assert result.verdict.passed
+    metadata = {p.key: p.value for p in result.model.metadata_props}
+    assert metadata["fusion_onnx.algebra"].startswith("nothing to do")
 
 
 def test_what_comes_after_the_fusion_does_not_matter():
@@ -259,3 +261,10 @@ def test_inspect_and_the_command_line_say_it(tmp_path):
     told = json.loads(run.invoke(app, ["inspect", str(file), "--json"]).output)
     assert told["fusions"][0]["cost"]["algebra"] == "weights multiplied into the linear layers before it"
     assert "multiplied into" in " ".join(run.invoke(app, ["inspect", str(file)], env={"COLUMNS": "200"}).output.split())
+    (tmp_path / "none.py").write_text(
+        "import torch\nfrom tests.test_algebra import Merged, inputs\n"
+        "def build():\n    return Merged('median'), inputs()\n"
+    )
+    args = ["export", f"{tmp_path / 'none.py'}:build", "-o", str(file), "--optimize", "algebra", "--overwrite"]
+    assert "algebra: nothing to do" in run.invoke(app, args).output
+    assert "nothing to do" in run.invoke(app, ["inspect", str(file)], env={"COLUMNS": "200"}).output

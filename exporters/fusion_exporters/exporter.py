@@ -148,6 +148,8 @@ class _Making:
         if self.inline == "all":
             model = graph.inlined(model)
         graph.describe(model, {**_facts(self.module), "forms": forms})
+        if algebra and not any("algebra" in facts for facts in forms.values()):
+            graph.describe(model, {"algebra": "nothing to do: no fusion has linear layers beside it to fold"})
         return model
 
 
