@@ -6,6 +6,7 @@ layer, W [x_1 ... x_k] + b, becomes Σ W_i x_i + b over blocks of W's columns, w
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import onnx_ir as ir
 import torch
 
 import fusion_onnx
-from fusion_exporters.choice import FASTEST, NOTE
+from fusion_exporters.choice import AUTO, FASTEST, NOTE
+from fusion_exporters.graph import fusion_of
 from fusion_onnx.contract import Fusion
-from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+from fusion_onnx.torch_op import DOMAIN
 
 _EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
 _SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
@@ -26,19 +28,21 @@ def rewrite(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.domain != DOMAIN:
             continue
-        packet = node.attributes["torch_op"].as_string()
-        fusion = stand_in({str(op): op for op in STRATEGY_OF_OP}[packet], node.attributes["config"].as_string())
+        fusion = fusion_of(node)
         if fusion.strategy() == _CONCATENATION:
             _into_the_matrix(model.graph, node, fusion)
         else:
             _into_the_layers(model.graph, node, fusion)
 
 
+@dataclass(frozen=True)
 class _Layer:
     """A linear layer in the graph: a Gemm, or a MatMul with an Add or without."""
 
-    def __init__(self, end: ir.Node, product: ir.Node, weight: ir.Value, bias: ir.Value | None) -> None:
-        self.end, self.product, self.weight, self.bias = end, product, weight, bias
+    end: ir.Node
+    product: ir.Node
+    weight: ir.Value
+    bias: ir.Value | None
 
 
 def _layer(end: ir.Node | None) -> _Layer | None:
@@ -98,8 +102,12 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
     for owner, at, value, scaled in folded:
         owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
         _forget(graph, value)
-    note = "weights multiplied into the linear layers before it"
-    _replace(graph, node, fusion_onnx.create(_SUM, dims=fusion.dims), xs, note)
+    old, note = node.outputs[0], "weights multiplied into the linear layers before it"
+    _instead(graph, old, _before(graph, node, fusion_onnx.create(_SUM, dims=fusion.dims), xs, old, note))
+    graph.remove(node, safe=True)
+    for parameter in parameters:
+        assert parameter is not None
+        _forget(graph, parameter)
 
 
 def _scaled(value: ir.Value, factor: float) -> Any:
@@ -135,7 +143,7 @@ def _into_the_matrix(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
     projection = fusion_onnx.create(_PROJECTION, dims=fusion.dims, n=len(matrix))
     w = _constant(graph, f"{layer.weight.name}_blocks", np.ascontiguousarray(matrix).reshape(-1))
     end = layer.end.outputs[0]
-    y = _replace(graph, node, projection, [*node.inputs, w], "one with the linear layer after it", end, FASTEST)
+    y = _before(graph, node, projection, [*node.inputs, w], end, "one with the linear layer after it", FASTEST)
     if layer.bias is not None:
         add = ir.node("Add", [y, layer.bias], metadata_props=dict(after.metadata_props))
         add.outputs[0].type, add.outputs[0].shape = end.type, end.shape
@@ -155,38 +163,28 @@ def _sum_after(product: ir.Node) -> ir.Node:
     return use.node if use.node.op_type == "Add" and _layer(use.node) else product
 
 
-def _replace(
+def _before(
     graph: ir.Graph,
     node: ir.Node,
     fusion: Fusion,
     inputs: Sequence[ir.Value | None],
+    like: ir.Value,
     note: str,
-    like: ir.Value | None = None,
-    form: str | None = None,
+    form: str = AUTO,
 ) -> ir.Value:
-    """Put another fusion's node before a node, and in its place unless the result is `like` another value."""
+    """Put another fusion's node before a node; return its result, which has the type and shape of `like`."""
     assert fusion._record is not None
     attributes: dict[str, Any] = {
         "config": fusion._record,
         "torch_op": str(fusion._op),
         "count": node.attributes["count"].as_int(),
+        "form": form,
     }
-    if form is not None:
-        attributes["form"] = form
-    made = ir.node(
-        fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props={**node.metadata_props, NOTE: note}
-    )
+    metadata = {**node.metadata_props, NOTE: note}
+    made = ir.node(fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props=metadata)
     y = made.outputs[0]
-    model = node.outputs[0] if like is None else like
-    y.type, y.shape = model.type, model.shape
+    y.type, y.shape = like.type, like.shape
     graph.insert_before(node, made)
-    if like is None:
-        held = node.inputs[node.attributes["count"].as_int() :]
-        _instead(graph, model, y)
-        graph.remove(node, safe=True)
-        for value in held:
-            if value is not None:
-                _forget(graph, value)
     return y
 
 

@@ -112,8 +112,7 @@ def export(
         if verdict is not None and not verdict.passed and optimize == "algebra":
             rejected, model = verdict, made.model()
             verdict = _verified(module, model, inputs, providers)
-            reason = next(f"{f.case}, {f.output}: {f.detail}" for f in rejected.findings if f.failed)
-            graph.describe(model, {"algebra": f"not done, it would differ: {reason}"})
+            graph.describe(model, {"algebra": f"not done, it would differ: {rejected.reasons[0]}"})
     if verdict is not None:
         if not verdict.passed:
             raise VerificationError(verdict)

@@ -51,12 +51,18 @@ def _translation(packet: Any, name: str) -> Any:
     return translate
 
 
+def fusion_of(node: ir.Node) -> Fusion:
+    """Return the fusion, without its tensors, that an opaque node stands for."""
+    name = node.attributes["torch_op"].as_string()
+    packet = next(packet for packet in STRATEGY_OF_OP if str(packet) == name)
+    return stand_in(packet, node.attributes["config"].as_string())
+
+
 def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> dict[str, Any]:
     """Give every fusion's node its name in the module, and attach the function that says what it computes.
 
     Returns, for each fusion by its node's name, which form that is and what it costs.
     """
-    ops = {str(packet): packet for packet in STRATEGY_OF_OP}
     opset, modules = model.opset_imports[""], dict(module.named_modules())
     texts: dict[str, str] = {}
     classes: dict[str, type[Fusion]] = {}
@@ -66,8 +72,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         if node.domain != DOMAIN:
             continue
         config, count = node.attributes["config"].as_string(), node.attributes["count"].as_int()
-        fusion = stand_in(ops[node.attributes.pop("torch_op").as_string()], config)
-        node.attributes.pop("count")
+        fusion = fusion_of(node)
+        del node.attributes["torch_op"], node.attributes["count"]
         path = _module_path(node, modules)
         given = [_given(v) for v in node.inputs]
         usual = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO

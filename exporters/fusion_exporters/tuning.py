@@ -100,14 +100,14 @@ def tune(
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     with evaluating(module):
         calls = record(module, args).calls
-    found = Tuning()
+    found, bare = Tuning(), alone(module)
     for name, call in calls.items():
         report(name)
-        bare = alone(module)
+        forms = call.fusion.forms()
         subject, inputs = (module, args) if bare else (_Alone(call), tuple(call.xs))
         runs: dict[str, Callable[[], Any]] = {}
         function = ""
-        for form in call.fusion.forms():
+        for form in forms:
             try:
                 made = export(subject, inputs, form={bare or call.fusion.strategy(): form}, providers=providers)
             except ExportError as error:
@@ -118,7 +118,6 @@ def tune(
             tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
             runs[form] = Session(made, providers).bind(*tensors)
         times = measured(runs, seconds)
-        forms = call.fusion.forms()
         best = fastest(times, [form for form in times if forms[form].faithful])
         rows = math.prod(call.xs[0].shape[:-1])
         found.entries.append(Measured(name, function, provider_of(providers), rows, best, times))
