@@ -44,7 +44,7 @@ readme: .venv/installed
 package: .venv/installed
 	bash .ci/package $(BIN)/python
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt $(wildcard fusion_onnx/runtime/fused/*.[ch]) fusion_onnx/runtime/fused/build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fusion-onnx needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"

@@ -533,14 +533,15 @@ def doctor(as_json: Json = False) -> None:
         advice.append("onnxruntime and onnxruntime-gpu are both installed and overwrite each other: keep one.")
     try:
         statuses = fusion_onnx.runtime.diagnose()
+        unfused = fusion_onnx.runtime.why_not_fused()
     except ImportError as error:
-        statuses = []
+        statuses, unfused = [], "onnxruntime is not installed"
         advice.append(str(error))
     if versions["torch"] is None or versions["onnxscript"] is None:
         advice.append("exporting needs pip install 'fusion-onnx[export]'.")
     if as_json:
         providers = [{k: getattr(s, k) for k in ("name", "alias", "starts", "reason", "fix")} for s in statuses]
-        _print_json({"versions": versions, "providers": providers, "advice": advice})
+        _print_json({"versions": versions, "providers": providers, "unfused": unfused, "advice": advice})
         return
     table = Table("package", "version", title="versions")
     for name, number in versions.items():
@@ -559,6 +560,8 @@ def doctor(as_json: Json = False) -> None:
         )
     if statuses:
         out.print(table)
+    said = f"no: {unfused}" if unfused else "yes: entrywise fusions are one pass over memory on the CPU"
+    out.print(f"fused kernels: {escape(said)}", highlight=False, soft_wrap=True)
     for line in advice:
         out.print(f"[yellow]note:[/] {escape(line)}")
 

@@ -202,7 +202,7 @@ def test_blocks_give_the_same_bits(name, lead, dtype, small_blocks, monkeypatch)
     xs = [torch.randn(*lead, 7).to(dtype) for _ in range(3)]
     xs[1].flatten()[:2] = torch.tensor([torch.nan, torch.inf])
     args = (xs, torch.randn(3).to(dtype)) if fusion.calculate_l() else (xs,)
-    session = Session(export(fusion, args, verify=False).model, "cpu")
+    session = Session(export(fusion, args, verify=False).model, "cpu", fuse=False)
     tensors = [*xs, *args[1:]]
     call = session.bind(*tensors)
     blocked = call()[0].clone(), session.run(*tensors)[0], session.run(*[t.numpy() for t in tensors])[0]
@@ -221,7 +221,7 @@ def test_what_is_not_entrywise_stays_whole(small_blocks):
     xs = [torch.randn(50, 4), torch.randn(50, 4)]
     for module, args in ((tanh, (xs,)), (network, (xs[0],))):
         model = export(module, args, verify=False).model
-        session = Session(model, "cpu")
+        session = Session(model, "cpu", fuse=False)
         assert not session._rows
         assert "fusion_onnx.entrywise" not in session.metadata
     session, tensors = made(n=4)
@@ -233,7 +233,7 @@ def test_a_layer_and_an_inlined_file_are_entrywise_too(small_blocks):
     layer = fusion_onnx.FusionLayer(create("learned_weighted_sum", dims=[4, 4]))
     args = (torch.randn(50, 4), torch.randn(50, 4))
     for inline in ("none", "all"):
-        session = Session(export(layer, args, inline=inline, verify=False).model, "cpu")
+        session = Session(export(layer, args, inline=inline, verify=False).model, "cpu", fuse=False)
         call = session.bind(*args)
         assert len(call._bindings) > 1
         with torch.no_grad():

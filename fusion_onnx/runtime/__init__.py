@@ -11,6 +11,7 @@ from ._probe import ProviderStatus, alias_of, available_providers, diagnose
 from ._providers import auto_providers
 from ._session import Session
 from ._types import TensorInfo
+from .fused import why_not_fused
 
 __all__ = [
     "Bound",
@@ -26,4 +27,5 @@ __all__ = [
     "available_providers",
     "diagnose",
     "read_header",
+    "why_not_fused",
 ]

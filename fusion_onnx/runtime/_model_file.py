@@ -56,17 +56,63 @@ def read_header(model: str | os.PathLike[str] | bytes) -> ModelHeader:
         FileNotFoundError: there is no such file.
         SessionError: it is not an ONNX model, with what was seen instead.
     """
+    with _opened(model) as (buffer, path):
+        return _parse(buffer, path)
+
+
+def function_calls(model: str | os.PathLike[str] | bytes, domain: str) -> Iterator[tuple[Message, frozenset[int]]]:
+    """Yield a domain's functions, each with the numbers of those inputs that its calls give vectors: one axis.
+
+    That is known of initializers, of the model's inputs, and of `w`, which a fusion's contract has flat.
+
+    Raises:
+        WireError: the file is malformed; `read_header` says how.
+    """
+    with _opened(model) as (buffer, _):
+        vectors: set[str] = set()
+        calls: dict[str, list[list[str]]] = {}
+        functions: dict[str, Message] = {}
+        for number, part in _each(Message(buffer), 7, 25):
+            if number == 7:
+                for kind, inner in _each(part, 1, 5, 11):
+                    match kind:
+                        case 1:
+                            fields = list(_each(inner, 1, 4, 7))
+                            if any(n == 7 and text.text() == domain for n, text in fields):
+                                op_type = next((text.text() for n, text in fields if n == 4), "")
+                                calls.setdefault(op_type, []).append([text.text() for n, text in fields if n == 1])
+                        case 5:
+                            if sum(n == 1 for n, _ in inner.fields()) == 1:
+                                vectors |= {text.text() for _, text in _each(inner, 8)}
+                        case 11 if len((info := _value_info(inner)).shape or ()) == 1:
+                            vectors.add(info.name)
+            elif any(n == 10 and text.text() == domain for n, text in _each(part, 10)):
+                functions[next((text.text() for _, text in _each(part, 1)), "")] = part
+        for name, function in functions.items():
+            formal = [text.text() for _, text in _each(function, 4)]
+            given = [{i for i, actual in enumerate(call) if actual in vectors} for call in calls.get(name, ())]
+            yield (
+                function,
+                frozenset(set.intersection(*given) if given else ())
+                | {i for i, text in enumerate(formal) if text == "w"},
+            )
+
+
+@contextlib.contextmanager
+def _opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str | None]]:
     if isinstance(model, bytes | bytearray | memoryview):
-        return _parse(bytes(model), None)
+        yield bytes(model), None
+        return
     path = os.fspath(model)
     mode = os.stat(path).st_mode  # before open: opening a FIFO waits for its writer
     if not stat.S_ISREG(mode):
         raise SessionError(f"{path!r} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}, not an ONNX model")
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
-            return _parse(b"", path)
+            yield b"", path
+            return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _parse(view, path)
+            yield view, path
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _ort, _providers, _torch
+from . import _ort, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
@@ -21,6 +21,7 @@ from ._types import TensorInfo, dtype_of_ort
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
+_AFFINITY_KEY = "session.intra_op_thread_affinities"
 
 
 class Session:
@@ -41,6 +42,9 @@ class Session:
         static_shapes: for how many sets of input sizes to keep an instance of the model planned for them alone, made
             when the sizes come a second time or are bound; each holds weights of its own. None is 4 where OpenVINO
             computes, which fuses entrywise operators only then, and otherwise 0.
+        fuse: whether entrywise fusions are each run by one kernel of this package, in one pass over memory and with the
+            same bits, in place of their bodies. None is wherever that can be: on the CPU provider alone, where the
+            package was built with a C compiler, and without session_options. False is ONNX Runtime's operators alone.
         session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
             added to it and ``providers`` is "auto", those are taken.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
@@ -58,6 +62,7 @@ class Session:
         *,
         threads: int | None = None,
         static_shapes: int | None = None,
+        fuse: bool | None = None,
         session_options: Any = None,
         custom_domains: Collection[str] = (),
     ) -> None:
@@ -78,7 +83,8 @@ class Session:
         if session_options is None or providers != "auto" or not _has_providers(options):
             plan = _providers.plan(ort, providers, threads)
             _check_bfloat16(header, plan.names, self._where)
-        recipe = _Recipe(ort, source, plan, self._where, threads)
+        programs = _programs(source, header, plan, fuse, free=session_options is None)
+        recipe = _Recipe(ort, source, plan, self._where, threads, programs)
         self._ort_session = recipe.make(options)
         self._ort = ort
         self._header = header
@@ -91,7 +97,8 @@ class Session:
         self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
         self._devices = _devices(self._ort_session)
         self._good_shapes: set[tuple[Any, ...]] = set()
-        self._rows = _rows(header, self.inputs, self.outputs, self.providers)
+        self.fused: tuple[str, ...] = tuple(program.name for program in programs)
+        self._rows = () if programs else _rows(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
             static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
         self._instances = Instances(self._ort_session, recipe.static, static_shapes) if static_shapes else None
@@ -247,15 +254,23 @@ class _Recipe:
     plan: _providers.Plan | None
     where: str
     threads: int | None
+    programs: tuple[fused.Program, ...] = ()
 
     def make(self, options: Any) -> Any:
         """Make a session; no plan: the options hold the providers."""
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
+            cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+            if 1 < self.threads == len(cores):
+                # as ONNX Runtime does where it chooses the number: one to a core, or a thread that wakes up shares the
+                # caller's core for some milliseconds, while another one idles
+                options.add_session_config_entry(_AFFINITY_KEY, ";".join(str(core + 1) for core in cores[1:]))
         options.add_session_config_entry(RECORD_KEY, "1")
         if self.plan is not None and self.plan.strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
+            if self.programs:
+                fused.enter(options, self.programs)
             named = self.plan and _providers.hand_over(self.ort, options, self.plan)
             # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
             session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
@@ -282,6 +297,23 @@ def _options(ort: Any) -> Any:
     # else threads spin for some 20 ms after a call, and what PyTorch or numpy does next takes twice as long
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def _programs(
+    source: str | bytes, header: ModelHeader, plan: _providers.Plan | None, fuse: bool | None, *, free: bool
+) -> tuple[fused.Program, ...]:
+    """Return what is to be run by fused kernels; raises SessionError where that is asked for and cannot be."""
+    if fuse is False:
+        return ()
+    reason = "session_options were given" if not free else ""
+    if not reason and (plan is None or plan.names != [CPU]):
+        reason = "fused kernels compute on the CPU provider alone; ask for providers='cpu'"
+    reason = reason or fused.why_not_fused()
+    if not reason:
+        return fused.programs(source) if any(domain == fused.DOMAIN for domain, _ in header.functions) else ()
+    if fuse:
+        raise SessionError(f"fuse=True: {reason}")
+    return ()
 
 
 def _devices(session: Any) -> list[str]:

@@ -1,0 +1,109 @@
+"""Fused kernels: a fusion that works entry by entry as one pass over memory, in place of one pass for each operator.
+
+ONNX Runtime's CPU provider does not fuse operators. Here the body of an entrywise function is made into a program
+(program.py) for an operator of its own (operator.c, loops.c), which ONNX Runtime runs instead of the body, on its
+threads. The results are the body's, bit for bit: NaN's payload and the sign of a zero aside.
+"""
+
+import ctypes
+import functools
+import threading
+from pathlib import Path
+from typing import Any
+
+from fusion_onnx.runtime import _ort
+from fusion_onnx.runtime._model_file import function_calls
+from fusion_onnx.runtime._wire import WireError
+
+from .program import Program, compile_function
+
+__all__ = ["DOMAIN", "PATH", "Program", "enter", "instructions", "programs", "why_not_fused"]
+
+DOMAIN = "fusion_onnx"
+PATH = Path(__file__).with_name("entrywise.so")
+_OLDEST = (1, 17)
+_lock = threading.Lock()
+_entered: dict[tuple[Program, ...], "_Entry"] = {}
+
+
+class _Entry(ctypes.Structure):
+    """`entry` of operator.c."""
+
+    _fields_ = (
+        ("domain", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("count", ctypes.c_size_t),
+        ("operators", ctypes.POINTER(ctypes.c_void_p)),
+    )
+
+
+def why_not_fused() -> str:
+    """Return why sessions here run no fused kernels, "" where they do.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+    """
+    ort = _ort.load()
+    if not PATH.exists():
+        return "this installation has no compiled kernels; install from source where there is a C compiler"
+    if tuple(int(part) for part in ort.__version__.split(".")[:2]) < _OLDEST:
+        return f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, _OLDEST))}"
+    try:
+        _library()
+    except OSError as error:
+        return f"{PATH.name} cannot be loaded: {error}"
+    return ""
+
+
+def programs(source: str | bytes) -> tuple[Program, ...]:
+    """Return the programs of a model's functions that are entrywise; none where the file is malformed."""
+    try:
+        found = [compile_function(body, vectors) for body, vectors in function_calls(source, DOMAIN)]
+    except WireError:
+        return ()
+    return tuple(program for program in found if program is not None)
+
+
+def enter(ort_options: Any, wanted: tuple[Program, ...]) -> None:
+    """Give the next session made with these options operators for the programs."""
+    with _lock:
+        if wanted not in _entered:
+            _entered[wanted] = _declare(wanted)
+        _library().fusion_onnx_enter(ctypes.byref(_entered[wanted]))
+        ort_options.register_custom_ops_library(str(PATH))
+
+
+def instructions(wanted: int = -1) -> int:
+    """Return whether AVX2 is used; 0 and 1 set it, where the processor has it."""
+    return int(_library().fusion_onnx_instructions(wanted))
+
+
+@functools.cache
+def _library() -> Any:
+    library = ctypes.CDLL(str(PATH))
+    library.fusion_onnx_operator.restype = ctypes.c_void_p
+    library.fusion_onnx_enter.restype = None
+    return library
+
+
+def _declare(wanted: tuple[Program, ...]) -> _Entry:
+    operators = (ctypes.c_void_p * len(wanted))(*map(_operator, wanted))
+    return _Entry(None, DOMAIN.encode(), len(wanted), operators)
+
+
+@functools.cache
+def _operator(program: Program) -> int:
+    values = len(program.parts) + len(program.constants)
+    facts = [program.inputs, program.tensors, program.element, program.registers]
+    facts += [len(program.code), program.works, values, len(program.constants)]
+    parts = [number for part in program.parts for number in part]
+    made = _library().fusion_onnx_operator(
+        program.name.encode(),
+        (ctypes.c_int32 * len(facts))(*facts),
+        (ctypes.c_int32 * len(program.code))(*program.code),
+        (ctypes.c_int32 * len(parts))(*parts),
+        (ctypes.c_double * len(program.constants))(*program.constants),
+    )
+    if not made:
+        raise MemoryError("no memory for a fused operator")
+    return int(made)

@@ -1,0 +1,340 @@
+"""Fused kernels against ONNX Runtime's own operators on the same body: the same bits, whatever the body is."""
+
+import itertools
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+import fusion_onnx
+from fusion_exporters.inputs import ExportError
+from fusion_onnx.runtime import InputError, Session, SessionError, fused
+
+pytestmark = pytest.mark.skipif(bool(fused.why_not_fused()), reason=fused.why_not_fused())
+
+ENTRYWISE = [name for name in fusion_onnx.names() if fusion_onnx.get(name).entrywise]
+DTYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 6e-8, 65504.0, 3e38, -3e38]
+
+
+def exported(fusion, k, width, dtype, **options):
+    torch.manual_seed(0)
+    xs = [torch.randn(2, width).to(dtype) for _ in range(k)]
+    count = fusion.calculate_l()
+    args = (xs, torch.randn(count).to(dtype)) if count else (xs,)
+    return fusion_onnx.export(fusion, args, verify=False, **options).model
+
+
+def drawn(session, rows, generator):
+    """Values of every size, with special ones strewn in."""
+    feeds = {}
+    for info in session.inputs:
+        shape = [rows if isinstance(size, str) else size for size in info.shape]
+        values = generator.standard_normal(shape) * 10.0 ** generator.uniform(-8, 8, shape)
+        special = generator.choice(SPECIAL, shape)
+        with np.errstate(over="ignore", under="ignore"):
+            mixed = np.where(generator.random(shape) < 0.1, special, values)
+            feeds[info.name] = mixed.astype(info.dtype)
+    return feeds
+
+
+def same(model, rows=(0, 1, 3, 33, 700), **options):
+    """Run both ways; the kernel has to be there, and the bits are to be the same."""
+    by_operators, by_kernel = Session(model, "cpu", fuse=False), Session(model, "cpu", fuse=True, **options)
+    assert by_kernel.fused and not by_operators.fused
+    assert {node.op_type for node in by_kernel.placement()} == set(by_kernel.fused)
+    generator = np.random.default_rng(1)
+    for count in rows:
+        feeds = drawn(by_kernel, count, generator)
+        (expected,) = by_operators.run(feeds)
+        for level in (0, 1):
+            fused.instructions(level)  # what every processor has, then the best that this one has
+            (y,) = by_kernel.run(feeds)
+            assert y.dtype == expected.dtype and y.shape == expected.shape
+            np.testing.assert_array_equal(y, expected)
+    return by_kernel
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_every_strategy_in_every_form(name, dtype):
+    for case in fusion_onnx.get(name).cases[: None if dtype is torch.float32 else 2]:
+        fusion = fusion_onnx.create(name, dims=list(case.dims), **case.options)
+        for form in fusion.forms():
+            if form != "matrix":
+                try:
+                    model = exported(fusion, len(case.dims), case.dims[0], dtype, form=form)
+                except ExportError:  # a form that has nothing to offer for this k
+                    continue
+                same(model)
+
+
+@pytest.mark.parametrize("k", [*range(1, 12), 31, 64, 200])
+def test_medians_of_any_number_of_inputs(k):
+    model = exported(fusion_onnx.create("median", dims=[3] * k), k, 3, torch.float32)
+    same(model, rows=(5, 40))
+    xs = [np.random.default_rng(i).standard_normal((50, 3)).astype("f4") for i in range(k)]
+    (y,) = Session(model, "cpu").run(*xs)
+    np.testing.assert_array_equal(y, np.sort(np.stack(xs), 0)[(k - 1) // 2])
+
+
+def test_large_tensors_on_two_threads_with_odd_sizes():
+    model = exported(fusion_onnx.create("weighted_sum", weights=[0.3, -2.0, 0.1]), 3, 1001, torch.float32)
+    same(model, rows=(4099,), threads=2)
+    same(model, rows=(4099,), threads=1)
+
+
+def body(nodes, inputs, kinds=None, element=TensorProto.FLOAT, output="y", extra=()):
+    """A model that calls one function with this body; `kinds`: shapes of inputs that are not (n, 6)."""
+    kinds = kinds or {}
+    typed = [helper.make_tensor_value_info(n, element, None) for n in (*inputs, output)]
+    function = helper.make_function(
+        "fusion_onnx", "given", inputs, [output], nodes, [helper.make_opsetid("", 18)], value_info=[*typed, *extra]
+    )
+    call = helper.make_node("given", inputs, [output], domain="fusion_onnx")
+    graph = helper.make_graph(
+        [call],
+        "g",
+        [helper.make_tensor_value_info(n, element, kinds.get(n, ["batch", 6])) for n in inputs],
+        [helper.make_tensor_value_info(output, element, ["batch", 6])],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("fusion_onnx", 1)]
+    return helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=10)
+
+
+def node(operator, inputs, output, **attributes):
+    return helper.make_node(operator, inputs.split(), output.split(), **attributes)
+
+
+def constant(number, output):
+    return helper.make_node("Constant", [], [output], value=onnx.numpy_helper.from_array(np.float32(number)))
+
+
+BODIES = {
+    "every operator": [
+        node("Sub", "x1 x2", "a"), node("Div", "a x3", "b"), node("Abs", "b", "c"), node("Sqrt", "c", "d"),
+        node("Neg", "d", "e"), node("Identity", "e", "f"), node("Mul", "f x1", "g"), node("Max", "g x2", "h"),
+        node("Min", "h x3", "i"), node("Sum", "i x1 x2", "y"),
+    ],
+    "a value read twice": [
+        node("Mul", "x1 x1", "s"), node("Add", "s s", "t"), node("Add", "t s", "u"), node("Sum", "u x2 x3", "y"),
+    ],
+    "a chain on the right": [node("Add", "x1 x2", "a"), node("Add", "x3 a", "y")],
+    "a chain that is read again": [node("Add", "x1 x2", "a"), node("Add", "a x3", "b"), node("Mul", "a b", "y")],
+    "products of products": [
+        node("Mul", "x1 x2", "a"), node("Mul", "a x3", "b"), node("Mul", "x2 x3", "c"), node("Add", "b c", "y"),
+    ],
+    "comparators of which halves are left": [
+        node("Min", "x1 x2", "l1"), node("Max", "x1 x2", "h1"), node("Min", "x2 x3", "l2"), node("Max", "x2 x3", "h2"),
+        node("Max", "l1 l2", "a"), node("Min", "h1 h2", "b"), node("Sub", "a b", "y"),
+    ],
+    "comparators whose inside is read again": [
+        node("Min", "x1 x2", "l1"), node("Max", "x1 x2", "h1"), node("Min", "x2 x3", "l2"), node("Max", "x2 x3", "h2"),
+        node("Max", "l1 l2", "a"), node("Min", "h1 h2", "b"), node("Sum", "a b l1", "y"),
+    ],
+    "the same comparison twice": [
+        node("Min", "x1 x2", "a"), node("Min", "x1 x2", "b"), node("Max", "x1 x2", "c"), node("Sum", "a b c x3", "y"),
+    ],
+    "a number on either side": [
+        constant(3.0, "n"), node("Sub", "n x1", "a"), node("Div", "x2 n", "b"), node("Max", "n x3", "c"),
+        node("Sum", "a b c n", "y"),
+    ],
+    "what leads nowhere": [node("Div", "x1 x2", "unused"), node("Add", "x1 x3", "y")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", BODIES.values(), ids=BODIES)
+def test_bodies_of_somebody_else(nodes):
+    same(body(nodes, ["x1", "x2", "x3"]))
+
+
+def test_random_bodies():
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        known, nodes = ["x1", "x2", "x3"], []
+        for i in range(int(draw.integers(1, 25))):
+            operator = str(draw.choice(["Add", "Mul", "Min", "Max", "Sub", "Div", "Abs", "Neg", "Sqrt", "Sum", "Max"]))
+            count = {"Abs": 1, "Neg": 1, "Sqrt": 1, "Sum": int(draw.integers(1, 5))}.get(operator, 2)
+            recent = known[-6:]
+            nodes.append(node(operator, " ".join(draw.choice(recent, count)), f"v{i}"))
+            known.append(f"v{i}")
+        nodes.append(node("Sum", " ".join(known[-3:]), "y"))
+        same(body(nodes, ["x1", "x2", "x3"]), rows=(1, 9))
+
+
+@pytest.mark.parametrize("shared", [[6], [1]], ids=["a row", "a number"])
+def test_vectors_are_shared_among_rows(shared):
+    nodes = [node("Mul", "x1 gamma", "a"), node("Add", "a x2", "y")]
+    same(body(nodes, ["x1", "x2", "gamma"], {"gamma": shared}), rows=(1, 9, 500))
+
+
+def test_a_split_vector_gives_numbers_or_rows():
+    for length in (2, 12):
+        nodes = [
+            node("Split", "w", "a b", axis=0, num_outputs=2), node("Mul", "x1 a", "c"), node("Div", "x2 b", "d"),
+            node("Sub", "c d", "y"),
+        ]  # fmt: skip
+        same(body(nodes, ["x1", "x2", "w"], {"w": [length]}), rows=(1, 9))
+
+
+UNFIT = {
+    "an operator that differs between libraries": [node("Exp", "x1", "a"), node("Add", "a x2", "y")],
+    "a reduction": [node("Add", "x1 x2", "a"), node("Softmax", "a", "y", axis=-1)],
+    "a matrix product": [node("Transpose", "x2", "a"), node("MatMul", "x1 a", "b"), node("MatMul", "b x2", "y")],
+    "arithmetic on numbers alone": [constant(2.0, "n"), node("Mul", "n n", "m"), node("Sum", "x1 x2 m", "y")],
+}
+
+
+@pytest.mark.parametrize("nodes", UNFIT.values(), ids=UNFIT)
+def test_other_bodies_are_left_to_onnx_runtime(nodes):
+    model = body(nodes, ["x1", "x2"])
+    assert Session(model, "cpu").fused == ()
+    Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
+
+
+def test_a_vector_of_unknown_rank_and_float16_arithmetic_are_left_to_onnx_runtime():
+    nodes = [node("Mul", "x1 gamma", "y")]
+    assert Session(body(nodes, ["x1", "gamma"], {"gamma": ["batch", 6]}), "cpu").fused == ()
+    half = body([node("Add", "x1 x2", "a"), node("Mul", "a x2", "y")], ["x1", "x2"], element=TensorProto.FLOAT16)
+    assert Session(half, "cpu").fused == ()
+
+
+def test_another_body_is_another_kernel():
+    ones, twos = np.ones((2, 6), "f4"), np.full((2, 6), 2, "f4")
+    for operator, expected in {"Add": 3, "Mul": 2, "Max": 2, "Min": 1, "Sub": -1}.items():
+        (y,) = Session(body([node(operator, "x1 x2", "y")], ["x1", "x2"]), "cpu", fuse=True).run(ones, twos)
+        assert (y == expected).all()
+
+
+def test_fusions_inside_a_network_and_beside_others():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(5, 8), torch.nn.Linear(4, 8)
+            self.median = fusion_onnx.create("median", dims=[8, 8, 8])
+            self.low_rank = fusion_onnx.FusionLayer(fusion_onnx.create("low_rank_concatenation", dims=[8, 8], n=8))
+            self.learned = fusion_onnx.FusionLayer(fusion_onnx.create("learned_weighted_sum", dims=[8, 8]))
+
+        def forward(self, x, y):
+            a, b = self.a(x), self.b(y)
+            return self.learned(self.median([a, b, self.low_rank(a, b)]), a)
+
+    torch.manual_seed(3)
+    net = Net().eval()
+    result = fusion_onnx.export(net, (torch.randn(3, 5), torch.randn(3, 4)))
+    assert result.verdict
+    by_kernel, by_operators = Session(result, "cpu"), Session(result, "cpu", fuse=False)
+    assert set(by_kernel.fused) == {"median_k3", "learned_weighted_sum_k2"}
+    x, y = torch.randn(50, 5), torch.randn(50, 4)
+    assert torch.equal(by_kernel.run(x, y)[0], by_operators.run(x, y)[0])
+
+
+def test_many_sessions_of_many_models_at_once():
+    models = [exported(fusion_onnx.create(name), 3, 4, torch.float32) for name in ("sum", "max", "median", "l2_norm")]
+    sessions = [Session(model, "cpu") for model in models for _ in range(3)]
+    x = [np.float32([[3, 0, 0, 1]]), np.float32([[4, 0, 2, 1]]), np.float32([[0, 5, 1, 1]])]
+    expected = [[7, 5, 3, 3], [4, 5, 2, 1], [3, 0, 1, 1], [5, 5, 5**0.5, 3**0.5]]
+    for session, y in zip(sessions, itertools.chain.from_iterable([y] * 3 for y in expected), strict=True):
+        np.testing.assert_allclose(session.run(*x)[0][0], y, rtol=1e-6)
+
+
+def test_inputs_that_disagree_are_refused_where_names_of_axes_do_not_tell():
+    nodes = [node("Add", "x1 x2", "y")]
+    model = body(nodes, ["x1", "x2"], {"x1": ["a", 6], "x2": ["b", 6]})
+    with pytest.raises(SessionError, match="one shape"):
+        Session(model, "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones((1, 6), "f4"))
+    with pytest.raises((SessionError, InputError)):
+        Session(body(nodes, ["x1", "x2"]), "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones((1, 6), "f4"))
+    vector = body([node("Mul", "x1 w", "y")], ["x1", "w"], {"w": ["l"]})
+    with pytest.raises(SessionError, match="one entry each, or as many as the last axis"):
+        Session(vector, "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones(4, "f4"))
+
+
+def test_asked_for_where_it_cannot_be():
+    import onnxruntime
+
+    model = exported(fusion_onnx.create("sum"), 2, 4, torch.float32)
+    with pytest.raises(SessionError, match="session_options"):
+        Session(model, "cpu", fuse=True, session_options=onnxruntime.SessionOptions())
+    assert Session(model, "cpu", session_options=onnxruntime.SessionOptions()).fused == ()
+
+
+def test_without_the_library_sessions_do_without(monkeypatch, tmp_path):
+    monkeypatch.setattr(fused, "PATH", tmp_path / "entrywise.so")
+    model = exported(fusion_onnx.create("sum"), 2, 4, torch.float32)
+    assert "no compiled kernels" in fused.why_not_fused()
+    assert Session(model, "cpu").fused == ()
+    with pytest.raises(SessionError, match="C compiler"):
+        Session(model, "cpu", fuse=True)
+
+
+def test_a_wrong_kernel_fails_the_verdict(monkeypatch):
+    """Verification runs both, so a kernel that is wrong cannot hide behind a body that is right."""
+    from dataclasses import replace
+
+    right = fused.programs
+
+    def wrong(source):
+        return tuple(replace(p, code=(0, 2, *p.code[2:])) for p in right(source))  # a minimum in place of a sum
+
+    fusion = fusion_onnx.create("sum", dims=[4, 4])
+    model = exported(fusion, 2, 4, torch.float32)
+    inputs = ([torch.randn(3, 4), torch.randn(3, 4)],)
+    assert fusion_onnx.verify(fusion, model, inputs)
+    monkeypatch.setattr(fused, "programs", wrong)
+    verdict = fusion_onnx.verify(fusion, model, inputs)
+    assert not verdict and "fused" in str(verdict.reasons[0])
+
+
+def test_hostile_functions_are_no_programs():
+    model = body([node("Add", "x1 x2", "y")], ["x1", "x2"])
+    data = model.SerializeToString()
+    draw = np.random.default_rng(0)
+    for _ in range(3000):
+        mutant = bytearray(data)
+        for at in draw.integers(0, len(data), 2):
+            mutant[at] = draw.integers(0, 256)
+        for cut in (bytes(mutant), bytes(mutant[: draw.integers(1, len(data))])):
+            try:
+                fusion_onnx.runtime.read_header(cut)
+            except SessionError:
+                continue
+            for program in fused.programs(cut):
+                places = [w & 0xFFFFF for w in program.code]
+                assert max(places) < max(1024, program.registers)
+    looped = onnx.ModelProto.FromString(data)
+    looped.functions[0].node[0].input[0] = "y"
+    assert fused.programs(looped.SerializeToString()) == ()
+
+
+def test_the_float16_conversions_round_as_numpy():
+    """Every float16, and float32s between and beside them, through a kernel that widens, adds 0, and narrows."""
+    fusion = fusion_onnx.create("mean", dims=[256])
+    session = Session(exported(fusion, 1, 256, torch.float16), "cpu", fuse=True)
+    added = Session(exported(fusion_onnx.create("sum"), 2, 256, torch.float16), "cpu", fuse=True)
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 256)
+    draw = np.random.default_rng(0)
+    for level in (0, 1):
+        fused.instructions(level)
+        np.testing.assert_array_equal(session.run(every)[0], every)
+        for _ in range(10):
+            a, b = (draw.integers(0, 1 << 16, (256, 256), dtype=np.uint16).view(np.float16) for _ in range(2))
+            with np.errstate(over="ignore", invalid="ignore"):
+                expected = (a.astype(np.float32) + b.astype(np.float32)).astype(np.float16)
+            np.testing.assert_array_equal(added.run(a, b)[0], expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no C compiler by these names")
+def test_the_library_compiles_and_says_why_not(tmp_path, monkeypatch):
+    from fusion_onnx.runtime.fused import build
+
+    assert build.compile_library(tmp_path / "made.so") == ""
+    assert (tmp_path / "made.so").stat().st_size > 10_000
+    monkeypatch.setenv("CC", "false")
+    assert build.compile_library(tmp_path / "not.so").startswith("false failed")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert "no-such-compiler" in build.compile_library(tmp_path / "not.so")
+    assert fused.PATH.name == build.LIBRARY
