@@ -97,7 +97,7 @@ class _Search:
     def __init__(self, module: torch.nn.Module, proto: Any, args: tuple[Any, ...], providers: Any) -> None:
         self.module, self.args, self.providers = module, args, providers
         if providers != "cpu":
-            Session(proto, providers)  # a provider that cannot be had is no fault of the file
+            Session(proto, providers, fuse=False)  # a provider that cannot be had is no fault of the file
         self.infos = read_header(proto.SerializeToString()).inputs
         self.given = record(module, args)
         home = (

@@ -191,7 +191,7 @@ class Graph:
     def _session(self, key: Any, proto: "onnx.ModelProto", providers: Any) -> Session:
         key = key if isinstance(key, tuple) else (key, str(providers))
         if key not in self._sessions:
-            self._sessions[key] = Session(proto, providers, threads=1)
+            self._sessions[key] = Session(proto, providers, threads=1, fuse=False)
         return self._sessions[key]
 
     def reference(self, group: Group, feeds: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from fusion_onnx.verification.backends._backend import Array, Backend, lacks, ve
 
 
 class OnnxRuntime(Backend):
-    """A `fusion_onnx.runtime.Session` on one provider; beside: those that may take what it leaves."""
+    """A `fusion_onnx.runtime.Session` on one provider, no fused kernels; beside: those that may take what it leaves."""
 
     provider: str
     beside: tuple[str, ...] = ()
 
     def __init__(self, model: bytes, module: Any = None) -> None:
-        self._session = Session(model, [self.provider, *self.beside])
+        self._session = Session(model, [self.provider, *self.beside], fuse=False)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run the session."""
