@@ -253,6 +253,14 @@ def test_inputs_that_disagree_are_refused_where_names_of_axes_do_not_tell():
         Session(vector, "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones(4, "f4"))
 
 
+def test_calls_that_leave_inputs_out_are_refused():
+    for given in (["x1", ""], ["x1"], ["", "x2"]):
+        model = body([node("Add", "x1 x2", "y")], ["x1", "x2"])
+        model.graph.node[0].input[:] = given
+        with pytest.raises(SessionError):
+            Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
+
+
 def test_asked_for_where_it_cannot_be():
     import onnxruntime
 

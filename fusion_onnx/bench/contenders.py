@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fusion_onnx
 from fusion_onnx import Fusion
 from fusion_onnx.bench._tinybig import classes
+from fusion_onnx.runtime._ort import set_threads
 
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[[Fusion, list[Tensor], Tensor | None], Call]] = {}
@@ -74,7 +75,7 @@ def session(model: bytes, threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    set_threads(options, threads or torch.get_num_threads())
     options.log_severity_level = 3
     # else its threads spin on the cores that the next contender needs; its own speed is the same
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -177,7 +178,7 @@ def plain_export(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 
 @contender
 def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
-    """Run ours by a bound call on the CPU provider."""
+    """Run ours by a bound call on the CPU provider, with fused kernels where they are."""
     made = fusion_onnx.Session(exported(fusion, xs, w), "cpu", threads=torch.get_num_threads())
     call = made.bind(*[x.numpy() for x in xs])
     return lambda: call()[0]
@@ -185,7 +186,7 @@ def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 
 @contender
 def ours_raw(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
-    """Run the same file by ONNX Runtime's own run_with_iobinding."""
+    """Run the same file by ONNX Runtime's own run_with_iobinding: its own operators, no fused kernels."""
     like = eager(fusion, xs, w)().numpy()
     return bound(session(exported(fusion, xs, w)), [x.numpy() for x in xs], like)
 

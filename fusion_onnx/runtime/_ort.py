@@ -35,3 +35,16 @@ def load() -> Any:
             name="onnxruntime",
         )
     return module
+
+
+def set_threads(options: Any, count: int) -> None:
+    """Say how many threads share an operator; where they are as many as the cores, each is pinned to one.
+
+    ONNX Runtime pins them itself where it chooses their number. Without that a thread that wakes up shares the core of
+    the caller for some milliseconds, while another core idles.
+    """
+    options.intra_op_num_threads = count
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if 1 < count == len(cores):
+        affinities = ";".join(str(core + 1) for core in cores[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)

@@ -21,7 +21,6 @@ from ._types import TensorInfo, dtype_of_ort
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
-_AFFINITY_KEY = "session.intra_op_thread_affinities"
 
 
 class Session:
@@ -259,12 +258,7 @@ class _Recipe:
     def make(self, options: Any) -> Any:
         """Make a session; no plan: the options hold the providers."""
         if self.threads is not None:
-            options.intra_op_num_threads = self.threads
-            cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-            if 1 < self.threads == len(cores):
-                # as ONNX Runtime does where it chooses the number: one to a core, or a thread that wakes up shares the
-                # caller's core for some milliseconds, while another one idles
-                options.add_session_config_entry(_AFFINITY_KEY, ";".join(str(core + 1) for core in cores[1:]))
+            _ort.set_threads(options, self.threads)
         options.add_session_config_entry(RECORD_KEY, "1")
         if self.plan is not None and self.plan.strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

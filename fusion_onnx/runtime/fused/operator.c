@@ -258,6 +258,7 @@ static status compute(void *kernel, void *context) {
     void *value;
     for (int32_t i = 0; i < op->inputs; i++) {
         TRY(CALL(KERNEL_CONTEXT_GET_INPUT, status, void *, size_t, void **)(context, i, &value));
+        if (!value) return refuse(INVALID_ARGUMENT, "an input of a fused operator is left out");
         TRY(shape_of(value, i ? others : sizes, i ? &other : &rank));
         if (i >= op->tensors) {
             if (other != 1) return refuse(INVALID_ARGUMENT, "what a fused operator shares among rows is a vector");

@@ -24,7 +24,7 @@ _EXACT = frozenset({"Min", "Max", "Abs", "Neg", "Identity"})
 """What does no arithmetic, and so may be done to float16 in float32."""
 _FLOAT, _HALF, _DOUBLE = 1, 10, 11
 _UNPACK = {_FLOAT: "<f", _HALF: "<e", _DOUBLE: "<d"}
-_MOST_INPUTS, _MOST_NODES = 1024, 1 << 15
+_MOST_INPUTS, _MOST_VALUES, _MOST_NODES = 1024, 2048, 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,8 @@ class _Body:
                 if name in known:
                     raise _Unfit
                 known[name] = result
+        if len(self.parts) + len(self.constants) > _MOST_VALUES:
+            raise _Unfit
         y, is_half = known[output]
         if is_half != half or y.operator in ("vector", "part", "constant"):
             raise _Unfit
