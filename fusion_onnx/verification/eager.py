@@ -54,20 +54,17 @@ def verify(
     Raises:
         SessionError: the model cannot be loaded. FusionError: the inputs break a fusion's contract.
     """
-    session = Session(model, providers, fuse=False)
+    session = Session(model, providers)
+    fused = session if session.fused else None
+    if fused:
+        session = Session(model, providers, fuse=False)
     args = _drawn(module, session) if inputs is None else inputs
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     with evaluating(module):
-        findings, rule = _findings(module, session, _fused(model, providers), args, battery)
+        findings, rule = _findings(module, session, fused, args, battery)
         if battery and bare_call(module, args) is None and all(finding.passed for finding in findings):
             findings += _fusion_by_fusion(module, model, args, providers)
     return Verdict(tuple(findings), tuple(session.providers), rule)
-
-
-def _fused(model: Any, providers: Any) -> Session | None:
-    """Return the session that this machine would run the file in, where that is not ONNX Runtime's operators alone."""
-    session = Session(model, providers)
-    return session if session.fused else None
 
 
 @contextlib.contextmanager
