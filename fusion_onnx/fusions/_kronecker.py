@@ -82,14 +82,28 @@ class KroneckerBase(ProjectionFusion):
         if self.product == "outer":
             return self._outer_decomposition(op, joined_decomposition(op, xs), _product(left, op), _product(right, op))
         lead = [0] * (op.rank - 1)  # Reshape copies an axis where it is told 0, so an empty batch passes
-        z = op.Reshape(joined_decomposition(op, xs), op.integers([*lead, self.q, self.t]))
+        x = joined_decomposition(op, xs)
+        z, columns = op.Reshape(x, op.integers([*lead, self.q, self.t])), self.t
         for side, i in self._order(left_shapes, right_shapes):
             if side == "right":
-                z = op.MatMul(z, transposed(op, right[i]))
-            else:  # no MatMul: ONNX Runtime refuses (p, q) times an empty batch (0, q, t); no "...": tract misreads it
-                batch = "abcdefghijklmno"[: op.rank - 1]
-                z = op.Einsum(z, left[i], equation=f"{batch}qt,pq->{batch}pt")
+                z, columns = op.MatMul(z, transposed(op, right[i])), right_shapes[i][0]
+            else:
+                z = self._left_decomposition(op, left[i], left_shapes[i], x, z, columns)
         return op.Reshape(z, op.integers([*lead, self.n]))
+
+    def _left_decomposition(self, op: Any, factor: Any, shape: tuple[int, int], x: Any, z: Any, columns: int) -> Any:
+        """Write factor (p, q) times z (..., q, columns); not one MatMul, which ONNX Runtime refuses for an empty batch.
+
+        Einsum transposes z and its result, MatMul wants a copy of the factor for each row of x: the smaller is taken.
+        """
+        (p, q), batch = shape, "abcdefghijklmno"[: op.rank - 1]
+        if p * q > (p + q) * columns:
+            return op.Einsum(z, factor, equation=f"{batch}qt,pq->{batch}pt")  # no "...": tract misreads it
+        copies = op.Expand(
+            op.Reshape(factor, op.integers([1] * (op.rank - 1) + [p, q])),  # tract wants the rank of the result
+            op.Concat(op.Shape(x, end=-1), op.integers([1, 1]), axis=0),
+        )
+        return op.MatMul(copies, z)
 
     def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
         """Return W = L ⊗ R, or tinyBIG's reshaped outer product."""
