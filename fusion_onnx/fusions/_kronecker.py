@@ -192,7 +192,10 @@ class KroneckerBase(ProjectionFusion):
         if self.s % self.q == 0:
             c = self.s // self.q
             z = op.MatMul(x, transposed(op, op.Reshape(right, op.integers([c, self.total]))))
-            blocks = op.Mul(column, op.Reshape(z, op.integers([*lead, 1, c])))
+            # z is written q times, so that what is multiplied by one row of L is long
+            z = op.Reshape(op.Tile(z, op.integers([1] * (op.rank - 1) + [self.q])), op.integers([*lead, 1, self.s]))
+            spread = op.Expand(column, op.integers([self.p * self.q, c]))
+            blocks = op.Mul(op.Reshape(spread, op.integers([self.p, self.s])), z)
             return op.Reshape(blocks, op.integers([*lead, self.n]))
         row = op.Reshape(right, op.integers([1, self.s * self.t]))
         dense = op.Reshape(op.Mul(column, row), op.integers([self.n, self.total]))
