@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -154,12 +155,16 @@ def test_bodies_of_somebody_else(nodes):
 def test_random_bodies():
     draw = np.random.default_rng(0)
     for _ in range(60):
-        known, nodes = ["x1", "x2", "x3"], []
+        known, nodes, unsigned = ["x1", "x2", "x3"], [], set()
         for i in range(int(draw.integers(1, 25))):
             operator = str(draw.choice(["Add", "Mul", "Min", "Max", "Sub", "Div", "Abs", "Neg", "Sqrt", "Sum", "Max"]))
             count = {"Abs": 1, "Neg": 1, "Sqrt": 1, "Sum": int(draw.integers(1, 5))}.get(operator, 2)
-            recent = known[-6:]
-            nodes.append(node(operator, " ".join(draw.choice(recent, count)), f"v{i}"))
+            operands = list(draw.choice(known[-6:], count))
+            if operator == "Div" and operands[1] in unsigned:
+                operator = "Mul"  # a zero of either sign would be an infinity of either sign
+            if operator in ("Min", "Max") or (operator != "Abs" and not unsigned.isdisjoint(operands)):
+                unsigned.add(f"v{i}")
+            nodes.append(node(operator, " ".join(operands), f"v{i}"))
             known.append(f"v{i}")
         nodes.append(node("Sum", " ".join(known[-3:]), "y"))
         same(body(nodes, ["x1", "x2", "x3"]), rows=(1, 9))
@@ -184,6 +189,11 @@ UNFIT = {
     "an operator that differs between libraries": [node("Exp", "x1", "a"), node("Add", "a x2", "y")],
     "a reduction": [node("Add", "x1 x2", "a"), node("Softmax", "a", "y", axis=-1)],
     "a matrix product": [node("Transpose", "x2", "a"), node("MatMul", "x1 a", "b"), node("MatMul", "b x2", "y")],
+    "a divisor that may be a zero of either sign": [node("Max", "x1 x2", "a"), node("Div", "x1 a", "y")],
+    "a number with axes": [
+        helper.make_node("Constant", [], ["n"], value=onnx.numpy_helper.from_array(np.ones((1, 1, 1), "f4"))),
+        node("Sum", "x1 x2 n", "y"),
+    ],
     "arithmetic on numbers alone": [constant(2.0, "n"), node("Mul", "n n", "m"), node("Sum", "x1 x2 m", "y")],
 }
 
@@ -244,13 +254,109 @@ def test_many_sessions_of_many_models_at_once():
 def test_inputs_that_disagree_are_refused_where_names_of_axes_do_not_tell():
     nodes = [node("Add", "x1 x2", "y")]
     model = body(nodes, ["x1", "x2"], {"x1": ["a", 6], "x2": ["b", 6]})
-    with pytest.raises(SessionError, match="one shape"):
+    with pytest.raises(SessionError, match="more than one shape"):
         Session(model, "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones((1, 6), "f4"))
     with pytest.raises((SessionError, InputError)):
         Session(body(nodes, ["x1", "x2"]), "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones((1, 6), "f4"))
     vector = body([node("Mul", "x1 w", "y")], ["x1", "w"], {"w": ["l"]})
-    with pytest.raises(SessionError, match="one entry each, or as many as the last axis"):
+    with pytest.raises(SessionError, match="one number, or as long as the last axis"):
         Session(vector, "cpu", fuse=True).run(np.ones((2, 6), "f4"), np.ones(4, "f4"))
+
+
+ADD, SCALE = [node("Add", "x1 x2", "y")], [node("Mul", "x1 gamma", "y")]
+IGNORE = [node("Abs", "x1", "y")]
+SHAPES = {
+    "one row for all": (ADD, {"x1": ["a", 6], "x2": ["b", 6]}, [(4, 6), (1, 6)]),
+    "a declared row for all": (ADD, {"x2": [1, 6]}, [(4, 6), (1, 6)]),
+    "a number for all": (ADD, {"x2": []}, [(4, 6), ()]),
+    "a column made wider": (SCALE, {"x1": ["a", "b"], "gamma": ["c"]}, [(4, 1), (6,)]),
+    "no rows, made wider": (SCALE, {"x1": ["a", "b"], "gamma": ["c"]}, [(0, 1), (6,)]),
+    "a number made a vector": (SCALE, {"x1": [], "gamma": ["c"]}, [(), (1,)]),
+    "w of two axes": ([node("Mul", "x1 w", "y")], {"w": ["c", 6]}, [(4, 6), (4, 6)]),
+    "many axes": (SCALE, {"x1": [*[1] * 16, "a", 6], "gamma": [6]}, [(1,) * 16 + (2, 6), (6,)]),
+    "an input that is not used": (IGNORE, {"x2": ["c"]}, [(4, 6), (3,)]),
+}
+
+
+@pytest.mark.parametrize(("nodes", "kinds", "shapes"), SHAPES.values(), ids=SHAPES)
+def test_shapes_that_a_kernel_is_not_for_are_left_to_the_body(nodes, kinds, shapes):
+    names = sorted({name for one in nodes for name in one.input} | set(kinds), key=lambda name: name != "x1")
+    model = body(nodes, names, kinds)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    feeds = [np.random.default_rng(0).standard_normal(shape).astype("f4") for shape in shapes]
+    (expected,) = Session(model, "cpu", fuse=False).run(*feeds)
+    session = Session(model, "cpu")
+    for call in (session.run, session.run, lambda *given: session.bind(*given)()):
+        (y,) = call(*feeds)
+        assert y.shape == expected.shape
+        np.testing.assert_array_equal(y, expected)
+    assert session.fused == ()
+
+
+def test_a_refusal_before_the_first_bound_call_and_with_static_instances():
+    model = body(ADD, ["x1", "x2"], {"x1": ["a", 6], "x2": ["b", 6]})
+    x, row = np.ones((4, 6), "f4"), np.ones((1, 6), "f4")
+    assert (Session(model, "cpu").bind(x, row)()[0] == 2).all()
+    session = Session(model, "cpu", static_shapes=2)
+    for feeds in [(x, x)] * 3 + [(x, row)] * 3 + [(x, x)] * 3:
+        assert (session.run(*feeds)[0] == 2).all()
+    with pytest.raises(SessionError, match="failed in run"):  # the body refuses it too
+        session.run(x, np.ones((3, 6), "f4"))
+
+
+def test_constants_that_are_equal_or_equal_nothing_have_kernels_of_their_own():
+    x = np.ones((2, 6), "f4")
+    for zero, infinity in ((0.0, np.inf), (-0.0, -np.inf), (0.0, np.inf)):
+        (y,) = Session(body([constant(zero, "n"), node("Div", "x1 n", "y")], ["x1"]), "cpu", fuse=True).run(x)
+        assert (y == infinity).all()
+    nan = body([constant(np.nan, "n"), node("Add", "x1 n", "y")], ["x1"])
+    before = len(fused._entered)
+    for _ in range(3):
+        assert np.isnan(Session(nan, "cpu", fuse=True).run(x)[0]).all()
+    assert len(fused._entered) <= before + 1
+
+
+def test_what_follows_a_fusion_learns_its_shape_from_the_data():
+    for shape in (None, [None, 6], ["n", 6]):
+        model = body(ADD, ["x1", "x2"], {"x1": shape, "x2": shape})
+        after = [node("Concat", "y y", "twice", axis=0), node("given", "twice twice", "z"), node("Shape", "z", "s")]
+        after[1].domain = "fusion_onnx"
+        model.graph.node.extend(after)
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+        for rows in (3, 5):
+            x = np.ones((rows, 6), "f4")
+            assert Session(model, "cpu", fuse=True).run(x, x)[0].tolist() == [2 * rows, 6]
+
+
+def test_overloads_of_a_function_are_left_to_onnx_runtime():
+    model = body(ADD, ["x1", "x2"])
+    model.functions.append(model.functions[0])
+    model.functions[0].overload, model.functions[1].overload = "a", "b"
+    model.functions[1].node[0].op_type = "Mul"
+    second = helper.make_node("given", ["y", "y"], ["z"], domain="fusion_onnx", overload="b")
+    model.graph.node[0].overload = "a"
+    model.graph.node.append(second)
+    model.graph.output[0].name = "z"
+    session = Session(model, "cpu")
+    x = np.full((2, 6), 3, "f4")
+    assert session.fused == ()
+    assert (session.run(x, x)[0] == 36).all()
+
+
+def test_thousands_of_constants_on_a_small_stack():
+    nodes = [one for i in range(1500) for one in (constant(i + 0.5, f"c{i}"),)]
+    nodes.append(node("Sum", " ".join(["x1", *(f"c{i}" for i in range(1500))]), "y"))
+    session = Session(body(nodes, ["x1"]), "cpu", fuse=True, threads=1)
+    got = []
+    size = threading.stack_size(128 << 10)
+    try:
+        thread = threading.Thread(target=lambda: got.append(session.run(np.zeros((1, 6), "f4"))[0]))
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(size)
+    assert (got[0] == sum(i + 0.5 for i in range(1500))).all()
 
 
 def test_calls_that_leave_inputs_out_are_refused():

@@ -32,7 +32,7 @@ class Instances:
     """
 
     def __init__(self, dynamic: Any, make: Callable[[Mapping[str, int]], Any], limit: int) -> None:
-        self._dynamic, self._make, self._limit = dynamic, make, limit
+        self._dynamic, self._make, self.limit = dynamic, make, limit
         self._lock = threading.Lock()
         self._made: OrderedDict[Sizes, Any] = OrderedDict()
         self._seen: OrderedDict[Sizes, int] = OrderedDict()
@@ -63,7 +63,7 @@ class Instances:
             with self._lock:
                 self._making.discard(sizes)
                 self._made[sizes] = made
-                while len(self._made) > self._limit:
+                while len(self._made) > self.limit:
                     self._made.popitem(last=False)
         return made
 

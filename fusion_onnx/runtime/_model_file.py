@@ -63,39 +63,53 @@ def read_header(model: str | os.PathLike[str] | bytes) -> ModelHeader:
 def function_calls(model: str | os.PathLike[str] | bytes, domain: str) -> Iterator[tuple[Message, frozenset[int]]]:
     """Yield a domain's functions, each with the numbers of those inputs that its calls give vectors: one axis.
 
-    That is known of initializers, of the model's inputs, and of `w`, which a fusion's contract has flat.
+    That is known of initializers, of the model's inputs, and of `w`, which a fusion's contract has flat. A function of
+    which there is more than one by its name (an overload) is left out.
 
     Raises:
         WireError: the file is malformed; `read_header` says how.
     """
     with _opened(model) as (buffer, _):
-        vectors: set[str] = set()
-        calls: dict[str, list[list[str]]] = {}
-        functions: dict[str, Message] = {}
+        calls = _Calls(domain)
+        functions: dict[str, list[Message]] = {}
         for number, part in _each(Message(buffer), 7, 25):
             if number == 7:
-                for kind, inner in _each(part, 1, 5, 11):
-                    match kind:
-                        case 1:
-                            fields = list(_each(inner, 1, 4, 7))
-                            if any(n == 7 and text.text() == domain for n, text in fields):
-                                op_type = next((text.text() for n, text in fields if n == 4), "")
-                                calls.setdefault(op_type, []).append([text.text() for n, text in fields if n == 1])
-                        case 5:
-                            if sum(n == 1 for n, _ in inner.fields()) == 1:
-                                vectors |= {text.text() for _, text in _each(inner, 8)}
-                        case 11 if len((info := _value_info(inner)).shape or ()) == 1:
-                            vectors.add(info.name)
-            elif any(n == 10 and text.text() == domain for n, text in _each(part, 10)):
-                functions[next((text.text() for _, text in _each(part, 1)), "")] = part
-        for name, function in functions.items():
+                calls.read(part)
+            elif any(text.text() == domain for _, text in _each(part, 10)):
+                functions.setdefault(next((text.text() for _, text in _each(part, 1)), ""), []).append(part)
+        for name, (function, *overloads) in functions.items():
+            if overloads or any(text.text() for _, text in _each(function, 13)):
+                continue
             formal = [text.text() for _, text in _each(function, 4)]
-            given = [{i for i, actual in enumerate(call) if actual in vectors} for call in calls.get(name, ())]
-            yield (
-                function,
-                frozenset(set.intersection(*given) if given else ())
-                | {i for i, text in enumerate(formal) if text == "w"},
-            )
+            yield function, calls.vectors(name) | {i for i, text in enumerate(formal) if text == "w"}
+
+
+class _Calls:
+    """What a graph's calls of one domain's functions are given."""
+
+    def __init__(self, domain: str) -> None:
+        self._domain = domain
+        self._vectors: set[str] = set()
+        self._inputs: dict[str, list[list[str]]] = {}
+
+    def read(self, graph: Message) -> None:
+        """Take note of a graph's calls, initializers and inputs."""
+        for number, part in _each(graph, 1, 5, 11):
+            if number == 1:
+                fields = list(_each(part, 1, 4, 7))
+                if any(n == 7 and text.text() == self._domain for n, text in fields):
+                    name = next((text.text() for n, text in fields if n == 4), "")
+                    self._inputs.setdefault(name, []).append([text.text() for n, text in fields if n == 1])
+            elif number == 5:
+                if sum(n == 1 for n, _ in part.fields()) == 1:
+                    self._vectors |= {text.text() for _, text in _each(part, 8)}
+            elif len((info := _value_info(part)).shape or ()) == 1:
+                self._vectors.add(info.name)
+
+    def vectors(self, name: str) -> frozenset[int]:
+        """Return which inputs of a function are vectors in every call."""
+        given = [{i for i, actual in enumerate(call) if actual in self._vectors} for call in self._inputs.get(name, ())]
+        return frozenset(set.intersection(*given) if given else ())
 
 
 @contextlib.contextmanager

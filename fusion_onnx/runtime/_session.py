@@ -43,7 +43,9 @@ class Session:
             computes, which fuses entrywise operators only then, and otherwise 0.
         fuse: whether entrywise fusions are each run by one kernel of this package, in one pass over memory and with the
             same bits, in place of their bodies. None is wherever that can be: on the CPU provider alone, where the
-            package was built with a C compiler, and without session_options. False is ONNX Runtime's operators alone.
+            package was built with a C compiler, and without session_options; a function that is called with shapes
+            which its kernel is not for, such as those of a broadcast, takes the session back to ONNX Runtime's operators.
+            False is these alone.
         session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
             added to it and ``providers`` is "auto", those are taken.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
@@ -84,7 +86,13 @@ class Session:
             _check_bfloat16(header, plan.names, self._where)
         programs = _programs(source, header, plan, fuse, free=session_options is None)
         recipe = _Recipe(ort, source, plan, self._where, threads, programs)
-        self._ort_session = recipe.make(options)
+        try:
+            self._ort_session = recipe.make(options)
+        except SessionError:
+            if fuse or not programs:
+                raise
+            recipe, programs = replace(recipe, programs=()), ()  # a function may be called as its kernel cannot be
+            self._ort_session = recipe.make(_options(ort))
         self._ort = ort
         self._header = header
         self.providers: list[str] = list(self._ort_session.get_providers())
@@ -97,6 +105,7 @@ class Session:
         self._devices = _devices(self._ort_session)
         self._good_shapes: set[tuple[Any, ...]] = set()
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
+        self._plain = None if fuse or not programs else replace(recipe, programs=())
         self._rows = () if programs else _rows(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
             static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
@@ -146,19 +155,22 @@ class Session:
         if shapes not in self._good_shapes:
             check_shapes(self.inputs, shapes)
             self._remember(shapes)
-        outputs: list[Any]
-        try:
-            if bound:
-                return self._run_bound(self._session_for(shapes), feeds, tensors)
-            if self._rows and in_blocks(fed := list(feeds.values())):
-                outputs = self._bound(self._ort_session, fed, [np.empty_like(fed[0])], fed)()
-            else:
-                outputs = self._session_for(shapes).run(self._output_names, feeds)
-        except (InputError, SessionError):
-            raise
-        except Exception as error:  # ONNX Runtime's errors share no base class but this
-            raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
-        return _torch.from_arrays(outputs) if tensors else outputs
+        while True:
+            try:
+                if bound:
+                    return self._run_bound(self._session_for(shapes), feeds, tensors)
+                outputs: list[Any]
+                if self._rows and in_blocks(fed := list(feeds.values())):
+                    outputs = self._bound(self._ort_session, fed, [np.empty_like(fed[0])], fed)()
+                else:
+                    outputs = self._session_for(shapes).run(self._output_names, feeds)
+                return _torch.from_arrays(outputs) if tensors else outputs
+            except (InputError, SessionError):
+                raise
+            except Exception as error:  # ONNX Runtime's errors share no base class but this
+                if self._plain is None or fused.REFUSAL not in str(error):
+                    raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
+            self._unfuse(self._plain)
 
     def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **named: Any) -> Bound:
         """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
@@ -201,6 +213,14 @@ class Session:
         for _ in range(2):  # ONNX Runtime runs it once as ever, then records it
             call()
         return call
+
+    def _unfuse(self, plain: "_Recipe") -> None:
+        """Leave all to ONNX Runtime's operators from now on: shapes came that a kernel is not for, but its body may be."""
+        session = plain.make(_options(self._ort))
+        if self._instances is not None:
+            self._instances = Instances(session, plain.static, self._instances.limit)
+        self._ort_session, self.fused = session, ()
+        self._plain = None
 
     def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._instances is None:

@@ -17,10 +17,12 @@ from fusion_onnx.runtime._wire import WireError
 
 from .program import Program, compile_function
 
-__all__ = ["DOMAIN", "PATH", "Program", "enter", "instructions", "programs", "why_not_fused"]
+__all__ = ["DOMAIN", "PATH", "REFUSAL", "Program", "enter", "instructions", "programs", "why_not_fused"]
 
 DOMAIN = "fusion_onnx"
 PATH = Path(__file__).with_name("entrywise.so")
+REFUSAL = "fused kernel: "
+"""How the message of a kernel begins that is called for shapes which only the body is for: operator.c."""
 _OLDEST = (1, 17)
 _lock = threading.Lock()
 _entered: dict[tuple[Program, ...], "_Entry"] = {}
@@ -93,16 +95,17 @@ def _declare(wanted: tuple[Program, ...]) -> _Entry:
 
 @functools.cache
 def _operator(program: Program) -> int:
-    values = len(program.parts) + len(program.constants)
+    count = len(program.constants) // ctypes.sizeof(ctypes.c_double)
+    values = len(program.parts) + count
     facts = [program.inputs, program.tensors, program.element, program.registers]
-    facts += [len(program.code), program.works, values, len(program.constants)]
+    facts += [len(program.code), program.works, values, count]
     parts = [number for part in program.parts for number in part]
     made = _library().fusion_onnx_operator(
         program.name.encode(),
         (ctypes.c_int32 * len(facts))(*facts),
         (ctypes.c_int32 * len(program.code))(*program.code),
         (ctypes.c_int32 * len(parts))(*parts),
-        (ctypes.c_double * len(program.constants))(*program.constants),
+        (ctypes.c_double * count).from_buffer_copy(program.constants),
     )
     if not made:
         raise MemoryError("no memory for a fused operator")

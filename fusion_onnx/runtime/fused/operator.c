@@ -20,8 +20,6 @@ enum {
     KERNEL_CONTEXT_GET_INPUT = 90,
     KERNEL_CONTEXT_GET_OUTPUT = 91,
     RELEASE_TENSOR_TYPE_AND_SHAPE_INFO = 99,
-    SHAPE_INFER_CONTEXT_GET_INPUT_TYPE_SHAPE = 268,
-    SHAPE_INFER_CONTEXT_SET_OUTPUT_TYPE_SHAPE = 270,
     KERNEL_CONTEXT_PARALLEL_FOR = 274,
     API_VERSION = 17, /* of onnxruntime 1.17, the first to have all of these */
 };
@@ -94,6 +92,9 @@ static void *pending;
 
 static size_t item_of(int32_t element) { return element == HALF ? 2 : element == DOUBLE ? 8 : 4; }
 static size_t computed_of(int32_t element) { return element == DOUBLE ? 8 : 4; }
+
+/* what begins so is for the body to compute, or to refuse: Python then goes back to ONNX Runtime's operators */
+#define REFUSAL "fused kernel: "
 
 static status refuse(int code, const char *text) {
     return CALL(CREATE_STATUS, status, int, const char *)(code, text);
@@ -221,7 +222,7 @@ static status shape_of(const void *value, int64_t *sizes, size_t *rank) {
     status failed;
     TRY(CALL(GET_TENSOR_TYPE_AND_SHAPE, status, const void *, void **)(value, &info));
     failed = CALL(GET_DIMENSIONS_COUNT, status, const void *, size_t *)(info, rank);
-    if (!failed && *rank > AXES) failed = refuse(INVALID_ARGUMENT, "a fused operator takes tensors of at most 16 axes");
+    if (!failed && *rank > AXES) failed = refuse(INVALID_ARGUMENT, REFUSAL "at most 16 axes");
     if (!failed) failed = CALL(GET_DIMENSIONS, status, const void *, int64_t *, size_t)(info, sizes, *rank);
     CALL(RELEASE_TENSOR_TYPE_AND_SHAPE_INFO, void, void *)(info);
     return failed;
@@ -242,7 +243,7 @@ static status place_values(call *c, char *const *data, const int64_t *lengths, c
         const int32_t *which = op->parts + 3 * j;
         int64_t length = lengths[which[0] - op->tensors] / which[2];
         if (lengths[which[0] - op->tensors] % which[2] || (length != 1 && length != c->row))
-            return refuse(INVALID_ARGUMENT, "a vector's parts have one entry each, or as many as the last axis");
+            return refuse(INVALID_ARGUMENT, REFUSAL "a part of a vector is one number, or as long as the last axis");
         char *begin = data[which[0]] + which[1] * length * item;
         if (length == 1) put(number, op->element, number_at(begin, op->element, 0), tile);
         else values[j] = (place){begin, TILE, 0}, c->rows++;
@@ -250,33 +251,32 @@ static status place_values(call *c, char *const *data, const int64_t *lengths, c
     return NULL;
 }
 
-static status compute(void *kernel, void *context) {
-    const operator *op = kernel;
+/* Compute; `memory` has a tile and a place for each value, and one of each to spare. */
+static status compute_in(const operator *op, void *context, char *memory) {
     int64_t sizes[AXES], others[AXES], lengths[op->inputs - op->tensors + 1];
     size_t rank = 0, other;
     char *data[op->inputs];
     void *value;
     for (int32_t i = 0; i < op->inputs; i++) {
         TRY(CALL(KERNEL_CONTEXT_GET_INPUT, status, void *, size_t, void **)(context, i, &value));
-        if (!value) return refuse(INVALID_ARGUMENT, "an input of a fused operator is left out");
+        if (!value) return refuse(INVALID_ARGUMENT, REFUSAL "an input is left out");
         TRY(shape_of(value, i ? others : sizes, i ? &other : &rank));
         if (i >= op->tensors) {
-            if (other != 1) return refuse(INVALID_ARGUMENT, "what a fused operator shares among rows is a vector");
+            if (other != 1) return refuse(INVALID_ARGUMENT, REFUSAL "what all rows share is a vector");
             lengths[i - op->tensors] = others[0];
         } else if (i && (other != rank || memcmp(sizes, others, rank * sizeof *sizes)))
-            return refuse(INVALID_ARGUMENT, "all inputs of an entrywise fusion have one shape");
+            return refuse(INVALID_ARGUMENT, REFUSAL "the inputs have more than one shape");
         TRY(CALL(GET_TENSOR_MUTABLE_DATA, status, void *, void **)(value, (void **)&data[i]));
     }
+    if (!rank && op->value_count) return refuse(INVALID_ARGUMENT, REFUSAL "a scalar would become a vector");
     call c = {.op = op, .tensors = (const char *const *)data, .entries = 1, .row = rank ? sizes[rank - 1] : 1};
     for (size_t i = 0; i < rank; i++) c.entries *= sizes[i];
+    place *values = (place *)(memory + (op->value_count + 1) * TILE);
+    TRY(place_values(&c, data, lengths, memory, values));
+    c.values = values;
     TRY(CALL(KERNEL_CONTEXT_GET_OUTPUT, status, void *, size_t, const int64_t *, size_t, void **)(context, 0, sizes, rank, &value));
     TRY(CALL(GET_TENSOR_MUTABLE_DATA, status, void *, void **)(value, (void **)&c.output));
     if (c.entries == 0) return NULL;
-
-    char numbers[(op->value_count + 1) * TILE] __attribute__((aligned(64)));
-    place values[op->value_count + 1];
-    TRY(place_values(&c, data, lengths, numbers, values));
-    c.values = values;
 
     size_t item = item_of(op->element);
     ptrdiff_t tile = TILE / (ptrdiff_t)computed_of(op->element);
@@ -297,6 +297,19 @@ static status compute(void *kernel, void *context) {
     return c.failed ? refuse(OUT_OF_MEMORY, "no memory for the registers of a fused operator") : NULL;
 }
 
+enum { ON_STACK = 1 << 12 };
+
+static status compute(void *kernel, void *context) {
+    const operator *op = kernel;
+    size_t needed = (size_t)(op->value_count + 1) * (TILE + sizeof(place));
+    char small[ON_STACK] __attribute__((aligned(64))), *memory = small;
+    if (needed > sizeof small && posix_memalign((void **)&memory, 64, needed))
+        return refuse(OUT_OF_MEMORY, "no memory for the values of a fused operator");
+    status failed = compute_in(op, context, memory);
+    if (memory != small) free(memory);
+    return failed;
+}
+
 static status create_kernel(const operator *op, const void *unused, const void *info, void **kernel) {
     (void)unused, (void)info;
     *kernel = (void *)op; /* it holds nothing but the program */
@@ -311,12 +324,6 @@ static size_t get_one(const operator *op) { (void)op; return 1; }
 static int get_zero_at(const operator *op, size_t i) { (void)op, (void)i; return 0; }
 static int get_1(const operator *op) { (void)op; return 1; }
 static int get_latest(const operator *op) { (void)op; return INT32_MAX; }
-static status infer_shape(const operator *op, void *context) {
-    void *info;
-    (void)op;
-    TRY(CALL(SHAPE_INFER_CONTEXT_GET_INPUT_TYPE_SHAPE, status, const void *, size_t, void **)(context, 0, &info));
-    return CALL(SHAPE_INFER_CONTEXT_SET_OUTPUT_TYPE_SHAPE, status, const void *, size_t, const void *)(context, 0, info);
-}
 
 static void *copied(const void *from, size_t count) {
     void *to = malloc(count ? count : 1);
@@ -337,7 +344,8 @@ EXPORTED void *fusion_onnx_operator(const char *name, const int32_t *facts, cons
     op->get_input_memory = get_zero_at;
     op->get_variadic_input_min = op->get_variadic_input_homogeneity = get_1;
     op->get_variadic_output_min = op->get_variadic_output_homogeneity = get_1;
-    op->infer_shape = infer_shape, op->get_start_version = get_1, op->get_end_version = get_latest;
+    /* no infer_shape: this API cannot tell a scalar from a tensor of unknown rank, nor an axis without a name from -1 */
+    op->get_start_version = get_1, op->get_end_version = get_latest;
     op->inputs = facts[0], op->tensors = facts[1], op->element = facts[2], op->registers = facts[3];
     op->length = facts[4], op->works = facts[5], op->value_count = facts[6], op->constants = facts[7];
     op->name = copied(name, strlen(name) + 1);

@@ -33,7 +33,8 @@ class Program:
 
     element: ONNX's element type of the inputs and the output. tensors: how many inputs, the first ones, are combined;
     the others are vectors. parts: the values that are parts of vectors: of which input, which part, of how many.
-    constants: the values after those. works: the vectors read and written for one of the output.
+    constants: the values after those, the bytes of doubles: as numbers, -0 would equal 0, and NaN not itself. works:
+    the vectors read and written for one of the output.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Program:
     registers: int
     code: tuple[int, ...]
     parts: tuple[tuple[int, int, int], ...]
-    constants: tuple[float, ...]
+    constants: bytes
     works: int
 
 
@@ -56,11 +57,15 @@ Attributes: TypeAlias = Mapping[str, int | Message]
 
 @dataclass(eq=False, slots=True)
 class _Value:
-    """What an operator of the body gives: of the inputs' shape, but for vectors, their parts, and constants."""
+    """What an operator of the body gives: of the inputs' shape, but for vectors, their parts, and constants.
+
+    signed: whether its sign is that of ONNX Runtime where it is zero: of 0 and -0, Min and Max may give either.
+    """
 
     operator: str
     operands: tuple["_Value", ...] = ()
     place: int = 0
+    signed: bool = True
 
     @property
     def shared(self) -> bool:
@@ -103,7 +108,7 @@ class _Body:
                     nodes.append(value)
                 case 12:
                     types |= _typed(value)
-        if not 0 < len(self.formal) <= _MOST_INPUTS or len(nodes) > _MOST_NODES:
+        if not 0 < len(self.formal) <= _MOST_INPUTS or len(nodes) > _MOST_NODES or "\0" in self.name:
             raise _Unfit
         (output,) = outputs
         self.element = types[output]
@@ -137,7 +142,10 @@ class _Body:
         self.y = self._new("Identity", y) if y.operator == "x" else y
 
     def _new(self, operator: str, *operands: _Value) -> _Value:
-        value = _Value(operator, operands)
+        if operator == "Div" and not operands[1].signed:
+            raise _Unfit  # its sign would be that of an infinity
+        signed = operator == "Abs" or (operator not in ("Min", "Max") and all(value.signed for value in operands))
+        value = _Value(operator, operands, signed=signed)
         self.order.append(value)
         return value
 
@@ -173,7 +181,9 @@ class _Body:
         tensor = _message(attributes["value"])
         fields = dict(tensor.fields())
         kind, raw = fields[2], _message(fields[9]).raw()
-        if not isinstance(kind, int) or any(number == 1 and size != 1 for number, size in tensor.fields()):
+        if kind != self.element and (kind, self.element) != (_FLOAT, _HALF):
+            raise _Unfit
+        if [size for number, size in tensor.fields() if number == 1] not in ([], [1]):
             raise _Unfit
         number = struct.pack("<d", *struct.unpack(_UNPACK[kind], raw))
         value = self.constants.setdefault(number, _Value("constant", (), len(self.constants)))
@@ -250,7 +260,7 @@ class _Writer:
                 gives.append(held[value])
             code += [*step.head, *gives, *takes]
         parts = tuple(key for key in body.parts)
-        constants = tuple(struct.unpack("<d", key)[0] for key in body.constants)
+        constants = b"".join(body.constants)
         works = sum(len(step.takes) + len(step.gives) for step in self._instructions)
         return Program(
             body.name, body.element, len(body.formal), body.tensors, count, tuple(code), parts, constants, works
