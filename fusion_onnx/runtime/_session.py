@@ -44,8 +44,8 @@ class Session:
         fuse: whether entrywise fusions are each run by one kernel of this package, in one pass over memory and with the
             same bits, in place of their bodies. None is wherever that can be: on the CPU provider alone, where the
             package was built with a C compiler, and without session_options; a function that is called with shapes
-            which its kernel is not for, such as those of a broadcast, takes the session back to ONNX Runtime's operators.
-            False is these alone.
+            which its kernel is not for, such as those of a broadcast, takes the session back to ONNX Runtime's
+            operators. False is these alone.
         session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
             added to it and ``providers`` is "auto", those are taken.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
@@ -215,7 +215,7 @@ class Session:
         return call
 
     def _unfuse(self, plain: "_Recipe") -> None:
-        """Leave all to ONNX Runtime's operators from now on: shapes came that a kernel is not for, but its body may be."""
+        """Leave all to ONNX Runtime's operators from now on: shapes came that only a body can be for, not its kernel."""
         session = plain.make(_options(self._ort))
         if self._instances is not None:
             self._instances = Instances(session, plain.static, self._instances.limit)
