@@ -215,7 +215,7 @@ class Session:
         return call
 
     def _unfuse(self, plain: "_Recipe") -> None:
-        """Leave all to ONNX Runtime's operators from now on: shapes came that only a body can be for, not its kernel."""
+        """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
         session = plain.make(_options(self._ort))
         if self._instances is not None:
             self._instances = Instances(session, plain.static, self._instances.limit)
