@@ -181,7 +181,7 @@ class _Body:
         tensor = _message(attributes["value"])
         fields = dict(tensor.fields())
         kind, raw = fields[2], _message(fields[9]).raw()
-        if kind != self.element and (kind, self.element) != (_FLOAT, _HALF):
+        if not isinstance(kind, int) or (kind != self.element and (kind, self.element) != (_FLOAT, _HALF)):
             raise _Unfit
         if [size for number, size in tensor.fields() if number == 1] not in ([], [1]):
             raise _Unfit
