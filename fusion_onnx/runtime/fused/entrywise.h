@@ -14,8 +14,9 @@
 
 /* FOLD kind transform count dst operands...: dst = t(a) kind t(b) kind ..., from left to right; PRODUCT takes pairs
    EXCHANGE low high a b: low = min(a, b), high = max(a, b)
-   MERGE p q r s a b c d: p = min(l, m), q = max(l, m) of the lows l, m of a, b and c, d; r, s the same of the highs;
-   NOWHERE is where p, q, r or s goes if nobody asks for it
+   MERGE wanted p q r s a b c d: p = min(l, m), q = max(l, m) of the lows l, m of a, b and c, d; r, s the same of the
+   highs; wanted has a bit for each that somebody asks for, the first is 1, and 16 if q and r are put in order as well;
+   NOWHERE is where the others go
    SUBTRACT, DIVIDE dst a b; ABSOLUTE, NEGATE, ROOT, COPY dst a
    WIDEN dst a: float16 as float32; NARROW dst a: float32 rounded to float16 */
 enum { FOLD, EXCHANGE, MERGE, SUBTRACT, DIVIDE, ABSOLUTE, NEGATE, ROOT, COPY, WIDEN, NARROW };

@@ -179,7 +179,40 @@ static void stream(void *to, const void *from, size_t count) {
     c += 4;                                                                                                            \
     continue
 
+/* Each set of results has a loop of its own, so that what is not wanted is not computed. */
+#define MERGING(name, vector, masks, wanted)                                                                           \
+    static void name##_merge_##wanted(const place *p, ptrdiff_t tiles) {                                               \
+        for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
+            const vector *a = AT(vector, p + 4), *b = AT(vector, p + 5);                                               \
+            const vector *d = AT(vector, p + 6), *e = AT(vector, p + 7);                                               \
+            vector *to0 = AT(vector, p), *to1 = AT(vector, p + 1), *to2 = AT(vector, p + 2), *to3 = AT(vector, p + 3); \
+            for (int i = 0; i < 4; i++) {                                                                              \
+                vector w = a[i], x = b[i], y = d[i], z = e[i];                                                         \
+                masks nan = nan_##vector(w, x) | nan_##vector(y, z);                                                   \
+                vector l1 = low_##vector(w, x), h1 = high_##vector(w, x);                                              \
+                vector l2 = low_##vector(y, z), h2 = high_##vector(y, z);                                              \
+                vector q = high_##vector(l1, l2), r = low_##vector(h1, h2);                                            \
+                vector low = wanted & 16 ? low_##vector(q, r) : q, high = wanted & 16 ? high_##vector(q, r) : r;       \
+                if (wanted & 1) to0[i] = mark_##vector(low_##vector(l1, l2), nan);                                     \
+                if (wanted & 2) to1[i] = mark_##vector(low, nan);                                                      \
+                if (wanted & 4) to2[i] = mark_##vector(high, nan);                                                     \
+                if (wanted & 8) to3[i] = mark_##vector(high_##vector(h1, h2), nan);                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define EACH(of, ...)                                                                                                  \
+    of(__VA_ARGS__, 0) of(__VA_ARGS__, 1) of(__VA_ARGS__, 2) of(__VA_ARGS__, 3) of(__VA_ARGS__, 4) of(__VA_ARGS__, 5)  \
+    of(__VA_ARGS__, 6) of(__VA_ARGS__, 7) of(__VA_ARGS__, 8) of(__VA_ARGS__, 9) of(__VA_ARGS__, 10)                    \
+    of(__VA_ARGS__, 11) of(__VA_ARGS__, 12) of(__VA_ARGS__, 13) of(__VA_ARGS__, 14) of(__VA_ARGS__, 15)                \
+    of(__VA_ARGS__, 16) of(__VA_ARGS__, 17) of(__VA_ARGS__, 18) of(__VA_ARGS__, 19) of(__VA_ARGS__, 20)                \
+    of(__VA_ARGS__, 21) of(__VA_ARGS__, 22) of(__VA_ARGS__, 23) of(__VA_ARGS__, 24) of(__VA_ARGS__, 25)                \
+    of(__VA_ARGS__, 26) of(__VA_ARGS__, 27) of(__VA_ARGS__, 28) of(__VA_ARGS__, 29) of(__VA_ARGS__, 30)                \
+    of(__VA_ARGS__, 31)
+#define MERGED(name, wanted) name##_merge_##wanted,
+
 #define RUN(name, vector, masks)                                                                                       \
+    EACH(MERGING, name, vector, masks)                                                                                 \
+    static void (*const name##_merges[32])(const place *, ptrdiff_t) = {EACH(MERGED, name)};                           \
     FOLDINGS(vector, PLUS, name##_add)                                                                                 \
     FOLDINGS(vector, TIMES, name##_multiply)                                                                           \
     FOLDINGS(vector, min_##vector, name##_minimum)                                                                     \
@@ -211,23 +244,8 @@ static void stream(void *to, const void *from, size_t count) {
                 c += 5;                                                                                                \
                 continue;                                                                                              \
             case MERGE:                                                                                                \
-                for (ptrdiff_t t = 0; t < tiles; t++) {                                                                \
-                    const vector *a = AT(vector, p + 4), *b = AT(vector, p + 5);                                       \
-                    const vector *d = AT(vector, p + 6), *e = AT(vector, p + 7);                                       \
-                    vector *to0 = AT(vector, p), *to1 = AT(vector, p + 1);                                             \
-                    vector *to2 = AT(vector, p + 2), *to3 = AT(vector, p + 3);                                         \
-                    for (int i = 0; i < 4; i++) {                                                                      \
-                        vector w = a[i], x = b[i], y = d[i], z = e[i];                                                 \
-                        masks nan = nan_##vector(w, x) | nan_##vector(y, z);                                           \
-                        vector l1 = low_##vector(w, x), h1 = high_##vector(w, x);                                      \
-                        vector l2 = low_##vector(y, z), h2 = high_##vector(y, z);                                      \
-                        if (c[1] != NOWHERE) to0[i] = mark_##vector(low_##vector(l1, l2), nan);                        \
-                        if (c[2] != NOWHERE) to1[i] = mark_##vector(high_##vector(l1, l2), nan);                       \
-                        if (c[3] != NOWHERE) to2[i] = mark_##vector(low_##vector(h1, h2), nan);                        \
-                        if (c[4] != NOWHERE) to3[i] = mark_##vector(high_##vector(h1, h2), nan);                       \
-                    }                                                                                                  \
-                }                                                                                                      \
-                c += 9;                                                                                                \
+                name##_merges[c[1]](p + 1, tiles);                                                                     \
+                c += 10;                                                                                               \
                 continue;                                                                                              \
             case SUBTRACT: BINARY(vector, -);                                                                          \
             case DIVIDE: BINARY(vector, /);                                                                            \

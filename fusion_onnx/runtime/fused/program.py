@@ -18,6 +18,7 @@ from fusion_onnx.runtime._wire import Message, WireError
 _FOLDS = {"Add": 0, "Sum": 0, "Mul": 1, "Min": 2, "Max": 3}
 _OTHERS = {"Sub": 3, "Div": 4, "Abs": 5, "Neg": 6, "Sqrt": 7, "Identity": 8, "widen": 9, "narrow": 10}
 _FOLD, _EXCHANGE, _MERGE = 0, 1, 2
+_IN_ORDER = 16
 _PLAIN, _MAGNITUDE, _PRODUCT = 0, 1, 2
 _INPUT, _VALUE, _OUTPUT, _NOWHERE = 1 << 20, 2 << 20, 3 << 20, 4 << 20
 _EXACT = frozenset({"Min", "Max", "Abs", "Neg", "Identity"})
@@ -292,8 +293,9 @@ Pair: TypeAlias = tuple[_Value, ...]
 class _Network:
     """What becomes of minima and maxima of the same two values: `chosen`, by what they give; `inner` is in no register.
 
-    Four of them in two layers, the second of which compares the first's minima and its maxima, are one MERGE; any other
-    minimum with its maximum is an EXCHANGE. A minimum or maximum alone is none of the network's.
+    Four of them in two layers, the second of which compares the first's minima and its maxima, are one MERGE; it takes
+    in a third layer that does nothing but compare the two in the middle. Any other minimum with its maximum is an
+    EXCHANGE. A minimum or maximum alone is none of the network's.
     """
 
     def __init__(self, order: Sequence[_Value], uses: Mapping[_Value, int]) -> None:
@@ -342,10 +344,19 @@ class _Network:
     def _merge(self, pair: Pair, other: Pair) -> None:
         first = self._found[pair]
         layer = [self._found[self._readers[first[name]][0]] for name in ("Min", "Max")]
-        gives = tuple(found.get(name) for found in layer for name in ("Min", "Max"))
-        merge = _Instruction((_MERGE,), gives, (*pair, *other))
-        self.chosen |= {value: merge for value in gives if value is not None}
+        gives = [found.get(name) for found in layer for name in ("Min", "Max")]
         self.inner |= {*first.values(), *self._found[other].values()}
+        wanted = 0
+        low, high = gives[1:3]
+        if low and high and self._compared_with(low) is high and self._compared_with(high) is low:
+            third = self._found[self._readers[low][0]]
+            if not any(value in self.chosen or value in self.inner for value in third.values()):
+                self.inner |= {low, high}
+                gives[1:3] = third.get("Min"), third.get("Max")
+                wanted = _IN_ORDER
+        wanted += sum(1 << i for i, value in enumerate(gives) if value)
+        merge = _Instruction((_MERGE, wanted), tuple(gives), (*pair, *other))
+        self.chosen |= {value: merge for value in gives if value is not None}
 
 
 def _chosen(order: Sequence[_Value], uses: Mapping[_Value, int]) -> dict[_Value, _Instruction]:
