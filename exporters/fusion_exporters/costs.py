@@ -14,7 +14,6 @@ be right about which form is faster, not about the time itself. `fusion-onnx tun
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -98,7 +97,8 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
     proto = ir.serde.serialize_function(body)
     sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
     constant = {name for name, (_, fixed) in zip(proto.input, inputs, strict=True) if fixed}
-    known = {**sizes, **_inferred(proto, sizes, dtype)}
+    inferred, integers = _inferred(proto, sizes, dtype)
+    known = {**sizes, **inferred}
     item = int(dtype.itemsize)
     work, held = [], set[str]()
     for node in proto.node:
@@ -115,7 +115,7 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
         work.append(Work(node.op_type, operations, item * sum(entries), len(read) if node.op_type in _VARIADIC else 1))
     touched = {n for node in proto.node for n in node.input if n in sizes and n not in constant} | set(proto.output)
     inputs_bytes = item * sum(math.prod(known.get(name, ())) for name in touched)
-    floats = [name for name in held if known.get(name) != () and name not in _integers(proto.node)]
+    floats = [name for name in held if known.get(name) != () and name not in integers]
     weights = sum(math.prod(known.get(name, ())) for name in floats)
     return Cost(
         sum(w.operations for w in work), sum(w.bytes for w in work), len(work), weights, tuple(work), inputs_bytes
@@ -124,8 +124,11 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
 
 def _inferred(
     proto: onnx.FunctionProto, sizes: Mapping[str, tuple[int, ...]], dtype: ir.DataType
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value in the body, as far as ONNX's shape inference can tell."""
+) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Return the shape of every value in the body, as far as ONNX's shape inference can tell, and which are int64.
+
+    What is int64 are shapes, sizes and axes: no weights.
+    """
     values = [onnx.helper.make_tensor_value_info(name, dtype.value, shape) for name, shape in sizes.items()]
     ends = [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output]
     graph = onnx.helper.make_graph(list(proto.node), "body", values, ends)
@@ -133,12 +136,14 @@ def _inferred(
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError:  # a body of somebody else's; then its inner values count for nothing
-        return {}
-    found = {}
+        return {}, set()
+    found, integers = {}, set[str]()
     for value in (*inferred.value_info, *inferred.output):
         if value.type.HasField("tensor_type"):
             found[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-    return found
+            if value.type.tensor_type.elem_type == onnx.TensorProto.INT64:
+                integers.add(value.name)
+    return found, integers
 
 
 def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:
@@ -158,13 +163,3 @@ def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entr
 
 def _letters(term: str, shape: Sequence[int] | None) -> Iterable[tuple[str, int]]:
     return zip(term, shape, strict=True) if shape is not None and len(shape) == len(term) else ()
-
-
-def _integers(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of constants that are shapes, sizes or axes: no weights."""
-    return {
-        name
-        for node in nodes
-        for name, at in ((name, at) for at, name in enumerate(node.input))
-        if at == 1 and node.op_type in ("Reshape", "Split", "Squeeze", "Unsqueeze", "Expand", "Tile")
-    }
