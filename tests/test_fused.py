@@ -73,13 +73,59 @@ def test_every_strategy_in_every_form(name, dtype):
                 same(model)
 
 
-@pytest.mark.parametrize("k", [*range(1, 12), 31, 64, 200])
+@pytest.mark.parametrize("k", [*range(1, 12), 16, 31, 64, 200])
 def test_medians_of_any_number_of_inputs(k):
     model = exported(fusion_onnx.create("median", dims=[3] * k), k, 3, torch.float32)
     same(model, rows=(5, 40))
     xs = [np.random.default_rng(i).standard_normal((50, 3)).astype("f4") for i in range(k)]
     (y,) = Session(model, "cpu").run(*xs)
     np.testing.assert_array_equal(y, np.sort(np.stack(xs), 0)[(k - 1) // 2])
+
+
+def test_networks_with_something_changed():
+    model = exported(fusion_onnx.create("median", dims=[6] * 16), 16, 6, torch.float32)
+    (function,) = model.functions
+    draw, names = np.random.default_rng(0), list(function.input)
+    for i in range(40):
+        nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in function.node]
+        at = int(draw.integers(20, len(nodes) - 1))
+        earlier = [*names, *(n.output[0] for n in nodes[:at])]
+        if i % 4 == 0:
+            nodes[at].op_type = {"Min": "Max", "Max": "Min"}[nodes[at].op_type]
+        elif i % 4 == 1:
+            nodes[at].input[int(draw.integers(2))] = str(draw.choice(earlier))
+        elif i % 4 == 2:
+            nodes[at].input[:] = list(nodes[at].input)[::-1]
+        if i % 4 > 1:  # what a comparison gives is read once more
+            nodes[-1].output[0] = "last"
+            nodes.append(node("Max", f"last {draw.choice(earlier)}", "y"))
+        same(body(nodes, names), rows=(7,))
+
+
+@pytest.mark.parametrize("kind", ["Add", "Mul", "Min", "Max"])
+def test_folds_of_many_operands(kind):
+    for k, one in itertools.product((8, 9, 16, 17, 40), ("Identity", "Abs", "Mul")):
+        names = [f"x{i}" for i in range(1, k + 1)]
+        nodes = [node(one, f"{x} {x}" if one == "Mul" else x, f"{x}_") for x in names]
+        last = "x1_"
+        for x in names[1:]:
+            nodes.append(node(kind, f"{last} {x}_", "y" if x == names[-1] else f"{x}_so_far"))
+            last = f"{x}_so_far"
+        same(body(nodes, names), rows=(1, 33))
+
+
+@pytest.mark.parametrize("name", ["sum", "max"])
+def test_folds_of_many_float16_inputs(name):
+    same(exported(fusion_onnx.create(name, dims=[5] * 17), 17, 5, torch.float16), rows=(1, 33))
+
+
+def test_products_of_many_pairs_with_numbers_and_rows():
+    shared = [
+        constant(2.5, "two"),
+        *(node("Mul", f"x{i} {'two' if i % 5 else 'gamma'}", f"m{i}") for i in range(1, 12)),
+    ]
+    nodes = [*shared, node("Sum", " ".join(f"m{i}" for i in range(1, 12)), "y")]
+    same(body(nodes, [*(f"x{i}" for i in range(1, 12)), "gamma"], {"gamma": [6]}))
 
 
 def test_large_tensors_on_two_threads_with_odd_sizes():

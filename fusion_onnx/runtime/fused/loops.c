@@ -125,18 +125,29 @@ static void stream(void *to, const void *from, size_t count) {
 #define PLUS(a, b) ((a) + (b))
 #define TIMES(a, b) ((a) * (b))
 
+/* Whether the second of every pair is one number for all entries: SCALED is then the transform that follows PRODUCT. */
+static int are_scaled(const int32_t *fold, const place *operands) {
+    const place *pair = operands + fold[1] / ONWARD, *end = pair + 2 * fold[3];
+    if (fold[2] != PRODUCT) return 0;
+    while (pair < end && !pair[1].step) pair += 2;
+    return pair == end;
+}
+
 /* Pointers go into locals first: a store of vectors might, for all the compiler knows, change the places. The four
    vectors of a tile stay in registers from the first operand to the last. */
 #define FOLDING(name, vector, kind, load, width)                                                                       \
-    static void name(const place *a, int32_t count, place d, ptrdiff_t tiles) {                                        \
-        const place *end = a + count * width;                                                                          \
+    static void name(const place *a, int32_t onward, int32_t count, place d, ptrdiff_t tiles) {                        \
+        const place *second = a + (onward ? 1 : width), *end = a + onward + count * width;                             \
         for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
             vector r0, r1, r2, r3;                                                                                     \
-            {                                                                                                          \
+            if (onward) {                                                                                              \
+                LOAD(vector, a);                                                                                       \
+                r0 = x0, r1 = x1, r2 = x2, r3 = x3;                                                                    \
+            } else {                                                                                                   \
                 load(vector, a);                                                                                       \
                 r0 = x0, r1 = x1, r2 = x2, r3 = x3;                                                                    \
             }                                                                                                          \
-            for (const place *b = a + width; b < end; b += width) {                                                    \
+            for (const place *b = second; b < end; b += width) {                                                       \
                 load(vector, b);                                                                                       \
                 r0 = kind(r0, x0), r1 = kind(r1, x1), r2 = kind(r2, x2), r3 = kind(r3, x3);                            \
             }                                                                                                          \
@@ -155,10 +166,15 @@ static void stream(void *to, const void *from, size_t count) {
     LOAD(vector, place);                                                                                               \
     const vector *by = AT(vector, (place) + 1);                                                                        \
     x0 *= by[0], x1 *= by[1], x2 *= by[2], x3 *= by[3]
+#define LOAD_SCALED(vector, place)                                                                                     \
+    LOAD(vector, place);                                                                                               \
+    const vector by = *(const vector *)(place)[1].at;                                                                  \
+    x0 *= by, x1 *= by, x2 *= by, x3 *= by
 #define FOLDINGS(vector, kind, name)                                                                                   \
     FOLDING(name##_plain, vector, kind, LOAD, 1)                                                                       \
     FOLDING(name##_magnitude, vector, kind, LOAD_MAGNITUDE, 1)                                                         \
-    FOLDING(name##_product, vector, kind, LOAD_PRODUCT, 2)
+    FOLDING(name##_product, vector, kind, LOAD_PRODUCT, 2)                                                             \
+    FOLDING(name##_scaled, vector, kind, LOAD_SCALED, 2)
 
 #define UNARY(vector, apply)                                                                                           \
     for (ptrdiff_t t = 0; t < tiles; t++) {                                                                            \
@@ -178,6 +194,39 @@ static void stream(void *to, const void *from, size_t count) {
     }                                                                                                                  \
     c += 4;                                                                                                            \
     continue
+
+#define ORDER(vector, a, b)                                                                                            \
+    do {                                                                                                               \
+        vector low = low_##vector(a, b);                                                                               \
+        b = high_##vector(a, b), a = low;                                                                              \
+    } while (0)
+#define ORDER_FOUR(vector, a, b, c, d)                                                                                 \
+    ORDER(vector, a, b); ORDER(vector, c, d); ORDER(vector, a, c); ORDER(vector, b, d); ORDER(vector, b, c)
+#define ORDERING_EIGHT(name, vector, masks)                                                                            \
+    static void name##_eight(const place *p, ptrdiff_t tiles) {                                                        \
+        for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
+            const vector *from[8];                                                                                     \
+            vector *to[8];                                                                                             \
+            for (int j = 0; j < 8; j++) to[j] = AT(vector, p + j), from[j] = AT(vector, p + 8 + j);                    \
+            for (int i = 0; i < 4; i++) {                                                                              \
+                vector a = from[0][i], b = from[1][i], c = from[2][i], d = from[3][i];                                 \
+                vector e = from[4][i], f = from[5][i], g = from[6][i], h = from[7][i];                                 \
+                masks nan = nan_##vector(a, b) | nan_##vector(c, d) | nan_##vector(e, f) | nan_##vector(g, h);         \
+                ORDER_FOUR(vector, a, b, c, d);                                                                        \
+                ORDER_FOUR(vector, e, f, g, h);                                                                        \
+                ORDER(vector, a, e);                                                                                   \
+                ORDER(vector, b, f);                                                                                   \
+                ORDER(vector, c, g);                                                                                   \
+                ORDER(vector, d, h);                                                                                   \
+                ORDER(vector, c, e);                                                                                   \
+                ORDER(vector, d, f);                                                                                   \
+                to[0][i] = mark_##vector(a, nan), to[1][i] = mark_##vector(b, nan);                                    \
+                to[2][i] = mark_##vector(c, nan), to[3][i] = mark_##vector(d, nan);                                    \
+                to[4][i] = mark_##vector(e, nan), to[5][i] = mark_##vector(f, nan);                                    \
+                to[6][i] = mark_##vector(g, nan), to[7][i] = mark_##vector(h, nan);                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
 
 /* Each set of results has a loop of its own, so that what is not wanted is not computed. */
 #define MERGING(name, vector, masks, wanted)                                                                           \
@@ -211,17 +260,18 @@ static void stream(void *to, const void *from, size_t count) {
 #define MERGED(name, wanted) name##_merge_##wanted,
 
 #define RUN(name, vector, masks)                                                                                       \
+    ORDERING_EIGHT(name, vector, masks)                                                                                \
     EACH(MERGING, name, vector, masks)                                                                                 \
     static void (*const name##_merges[32])(const place *, ptrdiff_t) = {EACH(MERGED, name)};                           \
     FOLDINGS(vector, PLUS, name##_add)                                                                                 \
     FOLDINGS(vector, TIMES, name##_multiply)                                                                           \
     FOLDINGS(vector, min_##vector, name##_minimum)                                                                     \
     FOLDINGS(vector, max_##vector, name##_maximum)                                                                     \
-    static void (*const name##_folds[4][3])(const place *, int32_t, place, ptrdiff_t) = {                              \
-        {name##_add_plain, name##_add_magnitude, name##_add_product},                                                  \
-        {name##_multiply_plain, name##_multiply_magnitude, name##_multiply_product},                                   \
-        {name##_minimum_plain, name##_minimum_magnitude, name##_minimum_product},                                      \
-        {name##_maximum_plain, name##_maximum_magnitude, name##_maximum_product},                                      \
+    static void (*const name##_folds[4][4])(const place *, int32_t, int32_t, place, ptrdiff_t) = {                     \
+        {name##_add_plain, name##_add_magnitude, name##_add_product, name##_add_scaled},                               \
+        {name##_multiply_plain, name##_multiply_magnitude, name##_multiply_product, name##_multiply_scaled},           \
+        {name##_minimum_plain, name##_minimum_magnitude, name##_minimum_product, name##_minimum_scaled},               \
+        {name##_maximum_plain, name##_maximum_magnitude, name##_maximum_product, name##_maximum_scaled},               \
     };                                                                                                                 \
     static void name(const int32_t *code, int32_t length, const place *places, ptrdiff_t tiles) {                      \
         const int32_t *c = code, *end = code + length;                                                                 \
@@ -229,8 +279,8 @@ static void stream(void *to, const void *from, size_t count) {
             const place *p = places + (c - code) + 1;                                                                  \
             switch (*c) {                                                                                              \
             case FOLD:                                                                                                 \
-                name##_folds[c[1]][c[2]](p + 4, c[3], p[3], tiles);                                                    \
-                c += 5 + c[3] * (c[2] == PRODUCT ? 2 : 1);                                                             \
+                name##_folds[c[1] % ONWARD][c[2] + are_scaled(c, p + 4)](p + 4, c[1] / ONWARD, c[3], p[3], tiles);     \
+                c += 5 + c[1] / ONWARD + c[3] * (c[2] == PRODUCT ? 2 : 1);                                             \
                 continue;                                                                                              \
             case EXCHANGE:                                                                                             \
                 for (ptrdiff_t t = 0; t < tiles; t++) {                                                                \
@@ -246,6 +296,10 @@ static void stream(void *to, const void *from, size_t count) {
             case MERGE:                                                                                                \
                 name##_merges[c[1]](p + 1, tiles);                                                                     \
                 c += 10;                                                                                               \
+                continue;                                                                                              \
+            case EIGHT:                                                                                                \
+                name##_eight(p, tiles);                                                                                \
+                c += 17;                                                                                               \
                 continue;                                                                                              \
             case SUBTRACT: BINARY(vector, -);                                                                          \
             case DIVIDE: BINARY(vector, /);                                                                            \

@@ -134,8 +134,9 @@ static void place_operands(const call *c, ptrdiff_t first, place *places, char *
     for (int32_t at = 0, head; at < op->length;) {
         int32_t what = op->code[at], operands;
         head = what == FOLD ? 4 : what == MERGE ? 2 : 1;
-        operands = what == FOLD ? 1 + op->code[at + 3] * (op->code[at + 2] == PRODUCT ? 2 : 1)
-                 : what == MERGE ? 8 : what == EXCHANGE ? 4 : what == SUBTRACT || what == DIVIDE ? 3 : 2;
+        operands = what == FOLD ? 1 + op->code[at + 1] / ONWARD + op->code[at + 3] * (op->code[at + 2] == PRODUCT ? 2 : 1)
+                 : what == EIGHT ? 16 : what == MERGE ? 8 : what == EXCHANGE ? 4
+                 : what == SUBTRACT || what == DIVIDE ? 3 : 2;
         for (int32_t j = 0; j < head; j++) places[at++] = (place){0};
         for (int32_t j = 0; j < operands; j++, at++) {
             int32_t index = op->code[at] & (INPUT - 1);
@@ -282,7 +283,7 @@ static status compute_in(const operator *op, void *context, char *memory) {
     ptrdiff_t tile = TILE / (ptrdiff_t)computed_of(op->element);
     /* registers of a block stay in the first cache; a longer one needs fewer turns */
     ptrdiff_t fit = (24 << 10) / TILE / (op->registers + 1 + c.rows);
-    c.size = tile * (fit < 8 ? 8 : fit > 32 ? 32 : fit);
+    c.size = tile * (fit < 8 ? 8 : fit > 64 ? 64 : fit);
     ptrdiff_t all = (c.entries + tile - 1) / tile * tile;
     if (all < c.size) c.size = all;
     /* beyond the last cache's size, what is written would only push out what is still to be read */

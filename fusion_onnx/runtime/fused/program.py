@@ -17,7 +17,11 @@ from fusion_onnx.runtime._wire import Message, WireError
 
 _FOLDS = {"Add": 0, "Sum": 0, "Mul": 1, "Min": 2, "Max": 3}
 _OTHERS = {"Sub": 3, "Div": 4, "Abs": 5, "Neg": 6, "Sqrt": 7, "Identity": 8, "widen": 9, "narrow": 10}
-_FOLD, _EXCHANGE, _MERGE = 0, 1, 2
+_FOLD, _EXCHANGE, _MERGE, _EIGHT = 0, 1, 2, 11
+_ONWARD = 4
+_AT_ONCE = 8
+"""How many operands a fold reads at a time: inputs often begin at the same place of a page, and then their lines share
+the few ways of a set in the caches."""
 _IN_ORDER = 16
 _PLAIN, _MAGNITUDE, _PRODUCT = 0, 1, 2
 _INPUT, _VALUE, _OUTPUT, _NOWHERE = 1 << 20, 2 << 20, 3 << 20, 4 << 20
@@ -204,7 +208,7 @@ class _Body:
         return self._new("narrow", value), True
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Instruction:
     """Words in front of the operands; then what it gives, and what it takes."""
 
@@ -231,11 +235,12 @@ class _Writer:
     def _append(self, instruction: _Instruction, chosen: Mapping[_Value, _Instruction]) -> None:
         if not self._given.isdisjoint(instruction.gives):
             return  # another result of it came first
-        for value in instruction.takes:
-            if value.operator == "widen" and value not in self._given:  # no sooner than it is needed
-                self._append(chosen[value], chosen)
-        self._given.update(value for value in instruction.gives if value is not None)
-        self._instructions.append(instruction)
+        for step in _steps(instruction):
+            for value in step.takes:
+                if value.operator == "widen" and value not in self._given:  # no sooner than it is needed
+                    self._append(chosen[value], chosen)
+            self._given.update(value for value in step.gives if value is not None)
+            self._instructions.append(step)
 
     def program(self) -> Program:
         """Return the program."""
@@ -278,6 +283,22 @@ class _Writer:
         return held[value]
 
 
+def _steps(instruction: _Instruction) -> Iterable[_Instruction]:
+    """Yield what does the same and reads no more than `_AT_ONCE` operands, or pairs of them, at a time."""
+    if instruction.head[0] != _FOLD:
+        yield instruction
+        return
+    _, kind, transform, count = instruction.head
+    width = len(instruction.takes) // count
+    so_far: tuple[_Value, ...] = ()
+    for at in range(0, count, _AT_ONCE):
+        takes = instruction.takes[at * width : (at + _AT_ONCE) * width]
+        result = _Value("fold")
+        gives = instruction.gives if at + _AT_ONCE >= count else (result,)
+        yield _Instruction((_FOLD, kind, transform, len(takes) // width), gives, (*so_far, *takes))
+        kind, so_far = instruction.head[1] + _ONWARD, (result,)
+
+
 def _reached(y: _Value) -> set[_Value]:
     found, waiting = {y}, [y]
     while waiting:
@@ -294,8 +315,8 @@ class _Network:
     """What becomes of minima and maxima of the same two values: `chosen`, by what they give; `inner` is in no register.
 
     Four of them in two layers, the second of which compares the first's minima and its maxima, are one MERGE; it takes
-    in a third layer that does nothing but compare the two in the middle. Any other minimum with its maximum is an
-    EXCHANGE. A minimum or maximum alone is none of the network's.
+    in a third layer that does nothing but compare the two in the middle. Two of these and what merges their results are
+    an EIGHT. Any other minimum with its maximum is an EXCHANGE. A minimum or maximum alone is none of the network's.
     """
 
     def __init__(self, order: Sequence[_Value], uses: Mapping[_Value, int]) -> None:
@@ -315,6 +336,9 @@ class _Network:
             other = self._other(pair, found, whole)
             if other is not None:
                 self._merge(pair, other)
+        for merge in dict.fromkeys(self.chosen.values()):
+            if merge.head == (_MERGE, 15 + _IN_ORDER) and merge.gives[0] in self.chosen:
+                self._join(merge)
         for pair, found in whole.items():
             if not any(value in self.chosen or value in self.inner for value in found.values()):
                 exchange = _Instruction((_EXCHANGE,), (found["Min"], found["Max"]), pair)
@@ -357,6 +381,33 @@ class _Network:
         wanted += sum(1 << i for i, value in enumerate(gives) if value)
         merge = _Instruction((_MERGE, wanted), tuple(gives), (*pair, *other))
         self.chosen |= {value: merge for value in gives if value is not None}
+
+    def _join(self, merge: _Instruction) -> None:
+        """Make an EIGHT of this merge and the one that its results are exchanged with, if they are."""
+        ours = [value for value in merge.gives if value]
+        theirs = [self._compared_with(value) for value in ours]
+        other = self.chosen.get(theirs[0]) if theirs[0] else None
+        if other is None or other is merge or other.head != merge.head or list(other.gives) != theirs:
+            return
+        layer = [self._found[self._readers[value][0]] for value in ours]
+        if any(len(found) < 2 for found in layer) or [self._compared_with(v) for v in other.gives if v] != ours:
+            return
+        lows, highs = ([found[name] for found in layer] for name in ("Min", "Max"))
+        middle = []
+        for low, high in zip(lows[2:], highs[:2], strict=True):
+            found = self._found[self._readers[low][0]] if self._compared_with(low) is high else {}
+            if len(found) < 2 or self._compared_with(high) is not low:
+                return
+            middle.append(found)
+        gives = (*lows[:2], *(found[name] for name in ("Min", "Max") for found in middle), *highs[2:])
+        if any(value in self.chosen or value in self.inner for value in (*lows, *highs, *gives)):
+            return
+        for value in (*ours, *other.gives):
+            if value:
+                del self.chosen[value]
+                self.inner.add(value)
+        self.inner |= {*lows[2:], *highs[:2]}
+        self.chosen |= dict.fromkeys(gives, _Instruction((_EIGHT,), gives, (*merge.takes, *other.takes)))
 
 
 def _chosen(order: Sequence[_Value], uses: Mapping[_Value, int]) -> dict[_Value, _Instruction]:
