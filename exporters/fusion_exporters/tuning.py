@@ -22,7 +22,7 @@ from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate_eager import Call, record
 
 FORMAT = 1
-_PAUSE, _TURN = 0.005, 0.003  # s
+_PAUSE, _TURN = 0.02, 0.01  # s
 
 
 @dataclass(frozen=True)
