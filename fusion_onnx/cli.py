@@ -480,7 +480,7 @@ def bench(
     contender: Annotated[
         list[str] | None, typer.Option("--contender", help="Such as ours or compiled; repeat it. All if left out.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For each row.", min=0.01)] = 1.0,
+    seconds: Annotated[float, typer.Option(help="For each row.", min=0.01)] = 3.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for JSON, Markdown and a plot.")
     ] = None,

@@ -130,6 +130,8 @@ def test_the_rule_takes_the_factored_form_only_where_it_is_cheaper():
     assert chosen(thin, 64, wanted="fastest").form != "dense"
     assert chosen(thick, 64, wanted="fastest").form == "dense"
     assert chosen(thick, 64).form != "dense"  # which gives Inf where the factors give NaN
+    wide = create("weighted_sum", dims=[1024] * 4, weights=[1.0, 2.0, 3.0, 4.0])
+    assert chosen(wide, 4096, wanted="fastest").form == "chain"  # in one kernel
     many = create("sum", dims=[8] * 16)
     assert chosen(many, 1).form == "variadic"
     assert chosen(many, 1, provider="openvino").form == "chain"

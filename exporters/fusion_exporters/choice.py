@@ -84,13 +84,16 @@ class Chooser:
             costs[name] = cost(bodies[name], shapes, dtype)
         blocks = self.alone and fusion.entrywise and self.provider == "cpu"
         rates = RATES.get(self.provider, RATES["cpu"])
-        seconds = {name: one.seconds(rates, blocks) for name, one in costs.items()}
+        seconds = {name: one.seconds_with_kernels(rates, blocks) for name, one in costs.items()}
         first = next(iter(bodies))
         rows = math.prod(shapes[0][0][:-1])
         if wanted in (AUTO, FASTEST):
             found = self.measured(bodies[first].name, self.provider, rows) if self.measured else None
             if found is None or found not in bodies:
-                found = _cheapest(seconds, [n for n in bodies if wanted == FASTEST or forms[n].faithful])
+                among = [n for n in bodies if wanted == FASTEST or forms[n].faithful]
+                best = min(seconds[n] for n in among)
+                among = [n for n in among if _WORTH * seconds[n] <= best]
+                found = _cheapest({n: costs[n].seconds(rates, blocks) for n in among}, among)
         else:
             found = self._named_form(fusion, path, wanted, bodies)
         return Chosen(fusion.in_form(found), bodies[found], found, costs, seconds, self.sizes)

@@ -6,6 +6,10 @@ The rule, the same for every strategy: a form's time is the sum over the operato
 
 and what a call costs that computes nothing.
 
+Where a session has fused kernels, a body that is entrywise throughout is one pass instead: one overhead,
+and the bytes of its inputs and its output; which of two such forms is taken is decided as if there were none, for
+sessions without them.
+
 Operators on constants cost nothing, since the runtime folds them when it loads the model; views cost the overhead
 alone. The rates are a provider's (`RATES`): measured once on the kind of machine that each entry names, they have to
 be right about which form is faster, not about the time itself. `fusion-onnx tune` measures instead.
@@ -21,6 +25,9 @@ import onnx_ir as ir
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
 _VARIADIC = frozenset({"Sum", "Max", "Min", "Mean"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
+_ENTRYWISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Sum", "Min", "Max", "Abs", "Neg", "Sqrt", "Identity", "Cast", "Split"}
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Rates:
     call: of an empty model; overhead: of one operator. matrix: multiplications and additions per second in matrix
     products. near, far: bytes per second while all that the fusion touches fits into `cache` bytes, and beyond.
     pairwise: whether an operator with m inputs goes over them two by two. fused: whether entrywise operators are fused
-    into one pass.
+    into one pass. streamed: bytes per second of a fused kernel beyond the cache, 0 where there is none.
     """
 
     call: float
@@ -41,10 +48,11 @@ class Rates:
     cache: int
     pairwise: bool = True
     fused: bool = False
+    streamed: float = 0.0
 
 
 RATES: Mapping[str, Rates] = {
-    "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20),
+    "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, streamed=3e10),
     "cuda": Rates(call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, pairwise=False),
     "openvino": Rates(call=2e-5, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, fused=True),
 }
@@ -86,6 +94,13 @@ class Cost:
             )
             total += rates.overhead + max(work.operations / rates.matrix, moved / bandwidth)
         return total + (rates.overhead + self.inputs / bandwidth if fused else 0.0)
+
+    def seconds_with_kernels(self, rates: Rates, blocks: bool = False) -> float:
+        """Return the rule's estimate for a session that has fused kernels."""
+        if not rates.streamed or any(work.operator not in _ENTRYWISE for work in self.work):
+            return self.seconds(rates, blocks)
+        bandwidth = rates.near if self.inputs <= rates.cache else rates.streamed
+        return rates.call + rates.overhead + self.inputs / bandwidth
 
     def to_dict(self) -> dict[str, int]:
         """Return the four numbers as plain data."""
