@@ -16,6 +16,8 @@ from fusion_exporters.tuning import Measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
 from fusion_onnx.forms import forms_in
 from fusion_onnx.fusions.sum import SumFusion
+from fusion_onnx.runtime._wire import Message
+from fusion_onnx.runtime.fused.program import compile_function
 from fusion_onnx.verification.tolerance import BITS
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "forms.json"
@@ -146,6 +148,12 @@ def test_without_a_wish_bits_infinities_and_nan_stay_those_of_eager_execution(pr
             assert fusion.forms()[taken.form].faithful
 
 
+def kernel(fusion, rows, form):
+    body = ir.serde.serialize_function(chosen(fusion, rows, wanted=form).body)
+    program = compile_function(Message(body.SerializeToString()), range(len(body.input)))
+    return program and (program.code, program.parts, program.constants)
+
+
 def test_the_rule_against_what_was_measured():
     rows = json.loads(RESULTS.read_text())["rows"]
     from fusion_onnx.bench.rows import SCENARIOS, fusions
@@ -158,8 +166,11 @@ def test_the_rule_against_what_was_measured():
                 continue
             times = {f: t["microseconds"] for f, t in found[0]["forms"].items()}
             taken = chosen(fusion, scenario.rows, alone=fusion.entrywise).form
+            kernels = {f: kernel(fusion, scenario.rows, f) for f in times}
             best = min(times[f] for f in times if fusion.forms()[f].faithful)
-            regrets[name, scenario.name] = times[taken] / best
+            # forms that are the same kernel differ by noise alone
+            alike = [f for f in times if f == taken or kernels[f] == kernels[taken] is not None]
+            regrets[name, scenario.name] = min(times[f] for f in alike) / best
     assert len(regrets) > 40
     assert max(regrets.values()) < 1.3, sorted(regrets.items(), key=lambda item: -item[1])[:5]
     assert np.exp(np.mean(np.log(list(regrets.values())))) < 1.05
