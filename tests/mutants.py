@@ -192,10 +192,10 @@ def on_output(model, step):
 
 def on_results(model, step, ops, *, final: bool):
     """Change what nodes of some types give, in every body; `final` also what the body itself gives; no shapes."""
-    done, joins = False, [(body.name, i) for body, i in _joins(model)]
+    done = False
     for body in model.functions:
-        places = [i for i, n in enumerate(body.node) if n.op_type in ops and (final or n.output[0] not in body.output)]
-        places = [i for i in places if body.node[i].op_type != "Concat" or (body.name, i) in joins]
+        kept = [*([] if final else body.output), *(n.output[0] for n in _made_of_shapes(body))]
+        places = [i for i, n in enumerate(body.node) if n.op_type in ops and n.output[0] not in kept]
         for i in reversed(places):
             name = body.node[i].output[0]
             body.node[i].output[0] = f"{name}_before"
@@ -244,13 +244,10 @@ def _put(nodes, at: int, added) -> None:
     nodes.extend([*kept[:at], *added, *kept[at:]])
 
 
-def _joins(model) -> list[tuple[onnx.FunctionProto, int]]:
-    """Return where the bodies concatenate tensors, not shapes."""
-    found = []
-    for body in model.functions:
-        shapes = {value for n in body.node if n.op_type == "Shape" for value in n.output}
-        found += [(body, i) for i, n in enumerate(body.node) if n.op_type == "Concat" and not shapes & {*n.input}]
-    return found
+def _made_of_shapes(body) -> list[onnx.NodeProto]:
+    """Return the nodes of a body that concatenate sizes, not tensors."""
+    shapes = {value for n in body.node if n.op_type == "Shape" for value in n.output}
+    return [n for n in body.node if n.op_type == "Concat" and shapes & {*n.input}]
 
 
 def _divisors(model) -> list[tuple[onnx.FunctionProto, int, onnx.NodeProto]]:
@@ -352,9 +349,12 @@ def _dropped(model):
 
 @kind("concatenated backwards")
 def _backwards(model):
-    for body, i in _joins(model):
-        body.node[i].input[:] = list(reversed(body.node[i].input))
-    return bool(_joins(model))
+    nodes = [
+        n for body in model.functions for n in body.node if n.op_type == "Concat" and n not in _made_of_shapes(body)
+    ]
+    for node in nodes:
+        node.input[:] = list(reversed(node.input))
+    return bool(nodes)
 
 
 @kind("an input twice")

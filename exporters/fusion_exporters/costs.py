@@ -22,12 +22,11 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from fusion_onnx.runtime.fused import has_kernel
+
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
 _VARIADIC = frozenset({"Sum", "Max", "Min", "Mean"})
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum", "Conv"})
-_ENTRYWISE = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Sum", "Min", "Max", "Abs", "Neg", "Sqrt", "Identity", "Cast", "Split"}
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a body costs at given sizes: operations, bytes read and written, operators, and the weights it holds."""
+    """What a body costs at given sizes: operations, bytes read and written, operators, and the weights it holds.
+
+    inputs: the bytes of what it is given and gives. kernel: whether sessions that have fused kernels have one for it.
+    """
 
     operations: int
     bytes: int
@@ -79,6 +81,7 @@ class Cost:
     weights: int
     work: tuple[Work, ...] = ()
     inputs: int = 0
+    kernel: bool = False
 
     def seconds(self, rates: Rates, blocks: bool = False) -> float:
         """Return the rule's estimate; blocks: whether rows are computed in blocks that stay in the cache."""
@@ -97,7 +100,7 @@ class Cost:
 
     def seconds_with_kernels(self, rates: Rates, blocks: bool = False) -> float:
         """Return the rule's estimate for a session that has fused kernels."""
-        if not rates.streamed or any(work.operator not in _ENTRYWISE for work in self.work):
+        if not rates.streamed or not self.kernel:
             return self.seconds(rates, blocks)
         bandwidth = rates.near if self.inputs <= rates.cache else rates.streamed
         return rates.call + rates.overhead + self.inputs / bandwidth
@@ -133,7 +136,13 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
     floats = [name for name in held if known.get(name) != () and name not in integers]
     weights = sum(math.prod(known.get(name, ())) for name in floats)
     return Cost(
-        sum(w.operations for w in work), sum(w.bytes for w in work), len(work), weights, tuple(work), inputs_bytes
+        sum(w.operations for w in work),
+        sum(w.bytes for w in work),
+        len(work),
+        weights,
+        tuple(work),
+        inputs_bytes,
+        has_kernel(proto.SerializeToString(), [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
     )
 
 

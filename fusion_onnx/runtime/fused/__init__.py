@@ -8,16 +8,17 @@ threads. The results are the body's, bit for bit: NaN's payload and the sign of 
 import ctypes
 import functools
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fusion_onnx.runtime import _ort
 from fusion_onnx.runtime._model_file import function_calls
-from fusion_onnx.runtime._wire import WireError
+from fusion_onnx.runtime._wire import Message, WireError
 
 from .program import Program, compile_function
 
-__all__ = ["DOMAIN", "PATH", "REFUSAL", "Program", "enter", "instructions", "programs", "why_not_fused"]
+__all__ = ["DOMAIN", "PATH", "REFUSAL", "Program", "enter", "has_kernel", "instructions", "programs", "why_not_fused"]
 
 DOMAIN = "fusion_onnx"
 PATH = Path(__file__).with_name("entrywise.so")
@@ -55,6 +56,11 @@ def why_not_fused() -> str:
     except OSError as error:
         return f"{PATH.name} cannot be loaded: {error}"
     return ""
+
+
+def has_kernel(function: bytes, vectors: Iterable[int]) -> bool:
+    """Whether there is a kernel for a serialized FunctionProto; vectors: which of its inputs have one axis."""
+    return compile_function(Message(function), vectors) is not None
 
 
 def programs(source: str | bytes) -> tuple[Program, ...]:

@@ -340,7 +340,7 @@ class _Network:
             if merge.head == (_MERGE, 15 + _IN_ORDER) and merge.gives[0] in self.chosen:
                 self._join(merge)
         for pair, found in whole.items():
-            if not any(value in self.chosen or value in self.inner for value in found.values()):
+            if not self._are_taken(found.values()):
                 exchange = _Instruction((_EXCHANGE,), (found["Min"], found["Max"]), pair)
                 self.chosen |= dict.fromkeys(found.values(), exchange)
 
@@ -354,9 +354,17 @@ class _Network:
             return None
         if self._compared_with(low) is not found["Min"] or self._compared_with(high) is not found["Max"]:
             return None
-        second = [v for a in (found["Min"], found["Max"]) for v in self._found[self._readers[a][0]].values()]
+        second = [v for a in (found["Min"], found["Max"]) for v in self._comparison(a).values()]
         taken = (*found.values(), low, high, *second)
-        return None if any(value in self.chosen or value in self.inner for value in taken) else other
+        return None if self._are_taken(taken) else other
+
+    def _comparison(self, value: _Value) -> dict[str, _Value]:
+        """Return the minimum, the maximum, or both of this value and the one it is compared with first."""
+        return self._found[self._readers[value][0]]
+
+    def _are_taken(self, values: Iterable[_Value]) -> bool:
+        """Whether an instruction has one of them already."""
+        return any(value in self.chosen or value in self.inner for value in values)
 
     def _compared_with(self, value: _Value) -> _Value | None:
         """Return the one value that this one is compared with, where nothing else is done with it."""
@@ -367,14 +375,14 @@ class _Network:
 
     def _merge(self, pair: Pair, other: Pair) -> None:
         first = self._found[pair]
-        layer = [self._found[self._readers[first[name]][0]] for name in ("Min", "Max")]
+        layer = [self._comparison(first[name]) for name in ("Min", "Max")]
         gives = [found.get(name) for found in layer for name in ("Min", "Max")]
         self.inner |= {*first.values(), *self._found[other].values()}
         wanted = 0
         low, high = gives[1:3]
         if low and high and self._compared_with(low) is high and self._compared_with(high) is low:
-            third = self._found[self._readers[low][0]]
-            if not any(value in self.chosen or value in self.inner for value in third.values()):
+            third = self._comparison(low)
+            if not self._are_taken(third.values()):
                 self.inner |= {low, high}
                 gives[1:3] = third.get("Min"), third.get("Max")
                 wanted = _IN_ORDER
@@ -389,18 +397,18 @@ class _Network:
         other = self.chosen.get(theirs[0]) if theirs[0] else None
         if other is None or other is merge or other.head != merge.head or list(other.gives) != theirs:
             return
-        layer = [self._found[self._readers[value][0]] for value in ours]
+        layer = [self._comparison(value) for value in ours]
         if any(len(found) < 2 for found in layer) or [self._compared_with(v) for v in other.gives if v] != ours:
             return
         lows, highs = ([found[name] for found in layer] for name in ("Min", "Max"))
         middle = []
         for low, high in zip(lows[2:], highs[:2], strict=True):
-            found = self._found[self._readers[low][0]] if self._compared_with(low) is high else {}
+            found = self._comparison(low) if self._compared_with(low) is high else {}
             if len(found) < 2 or self._compared_with(high) is not low:
                 return
             middle.append(found)
         gives = (*lows[:2], *(found[name] for name in ("Min", "Max") for found in middle), *highs[2:])
-        if any(value in self.chosen or value in self.inner for value in (*lows, *highs, *gives)):
+        if self._are_taken((*lows, *highs, *gives)):
             return
         for value in (*ours, *other.gives):
             if value:
