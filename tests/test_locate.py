@@ -9,8 +9,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from fusion_onnx import FusionLayer, SessionError, create, export, verify
-from fusion_onnx.verification import battery, locate_graph
+from fusion_onnx.verification import battery
 from fusion_onnx.verification.locate import Location, locate
+from fusion_onnx.verification.locate import graph as locate_graph
 from models import digits
 from tests.faults import CONTROLS, FAULTS, SUBJECTS, subject
 

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fusion_exporters.inputs import ExportError, VerificationError
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification.eager import evaluating
-from fusion_onnx.verification.locate_eager import Call, record
+from fusion_onnx.verification.locate.recording import Call, record
 
 FORMAT = 1
 _PAUSE, _TURN = 0.02, 0.01  # s

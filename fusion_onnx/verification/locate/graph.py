@@ -105,6 +105,10 @@ class Graph:
             return node.name or f"{node.op_type} → {value}"
         return value
 
+    def owner(self, value: str) -> Group | None:
+        """Return the fusion that makes a value, None where an ordinary operator does or nothing."""
+        return self.group_of.get(self.maker.get(value, -1))
+
     def is_constant(self, value: str) -> bool:
         """Whether no input of the graph decides the value."""
         if value in self.inputs:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fusion_onnx.verification.locate_eager import Call
-from fusion_onnx.verification.locate_graph import Group, computed
+from fusion_onnx.verification.locate.graph import Group, computed
+from fusion_onnx.verification.locate.recording import Call
 from fusion_onnx.verification.tolerance import unit
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
