@@ -310,9 +310,9 @@ def _(model):
         node.op_type = {"Min": "Max", "Max": "Min"}[node.op_type]
 
 
-@fault("one comparator of the second call turned round", "views", "body", "pick", "pick_2/max_1", "all")
-def _(model):
-    inner(model, "pick_2", "max_1").op_type = "Min"
+@fault("one comparator of the second call turned round", "views", "body", "pick", "pick_2/max_2", "all")
+def _(model):  # of the third and fourth input: the first two are never the least ones here
+    inner(model, "pick_2", "max_2").op_type = "Min"
 
 
 @fault("min for max", "chain", "body", "extreme.top", "extreme.top/max_1", BOTH)

@@ -114,6 +114,20 @@ def test_folds_of_many_operands(kind):
         same(body(nodes, names), rows=(1, 33))
 
 
+@pytest.mark.parametrize(("kind", "other"), [("Min", "Max"), ("Max", "Min"), ("Min", "Min"), ("Add", "Max")])
+def test_folds_of_pairs(kind, other):
+    for lead, pairs in itertools.product((0, 1, 2, 9), (1, 2, 8, 9, 17)):
+        names = [f"x{i}" for i in range(1, lead + 2 * pairs + 1)]
+        nodes = [node(other, f"{a} {b}", f"{a}_") for a, b in zip(names[lead::2], names[lead + 1 :: 2], strict=True)]
+        terms = [*names[:lead], *(f"{a}_" for a in names[lead::2])]
+        so_far = terms[0]
+        for at, term in enumerate(terms[1:], 1):
+            nodes.append(node(kind, f"{so_far} {term}", "y" if at == len(terms) - 1 else f"s{at}"))
+            so_far = f"s{at}"
+        if len(terms) > 1:
+            same(body(nodes, names), rows=(1, 33))
+
+
 @pytest.mark.parametrize("name", ["sum", "max"])
 def test_folds_of_many_float16_inputs(name):
     same(exported(fusion_onnx.create(name, dims=[5] * 17), 17, 5, torch.float16), rows=(1, 33))

@@ -1,8 +1,10 @@
 """Median: the lower middle of k values, y = sort(x_1[e], ..., x_k[e])[(k - 1) // 2]; NaN where any of them is NaN.
 
-No sorting: a selection network, that is a fixed sequence of comparators (a, b) -> (min, max), here Batcher's merge
-exchange (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M) cut down to what the middle value needs. min
-and max of torch and of ONNX hand NaN on, and every input has a path to the middle, so a NaN anywhere arrives there.
+Comparators (a, b) -> (min, max) alone, the same for all entries: each half of the inputs is sorted by Batcher's merge
+exchange (Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M), into a_1 ≤ ... ≤ a_m and b_1 ≤ ... . The m-th
+smallest of all is then the least max(a_i, b_j) with i + j = m, where a_0 and b_0 count for nothing: one of these is it,
+and every other is an upper bound. min and max of torch and of ONNX hand NaN on, and every input has a path to the
+output, so a NaN anywhere arrives there.
 """
 
 import functools
@@ -35,31 +37,24 @@ class MedianFusion(EntrywiseFusion):
 
 
 def select_median(xs: Sequence[T], minimum: Callable[[T, T], T], maximum: Callable[[T, T], T]) -> T:
-    """Run the median's network on k values."""
+    """Return the lower median of k values by comparators."""
+    m = (len(xs) + 1) // 2
+    a, b = (_in_order(half, minimum, maximum) for half in (xs[:m], xs[m:]))
+    ends = [a[m - 1], *b[m - 1 :]]  # those with a_0 and, for an even k, with b_0
+    return functools.reduce(minimum, [*ends, *map(maximum, a, reversed(b[: m - 1]))])
+
+
+def _in_order(xs: Sequence[T], minimum: Callable[[T, T], T], maximum: Callable[[T, T], T]) -> list[T]:
     wires = list(xs)
-    for i, j, wants_low, wants_high in median_network(len(xs)):
+    for i, j in merge_exchange(len(xs)):
         a, b = wires[i], wires[j]
-        if wants_low:
-            wires[i] = minimum(a, b)
-        if wants_high:
-            wires[j] = maximum(a, b)
-    return wires[(len(xs) - 1) // 2]
+        wires[i], wires[j] = minimum(a, b), maximum(a, b)
+    return wires
 
 
 @functools.cache
-def median_network(k: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Return the comparators in order: (i, j, whether i is to hold the minimum, whether j is to hold the maximum)."""
-    needed = {(k - 1) // 2}
-    kept = []
-    for i, j in reversed(list(_merge_exchange(k))):
-        wants = (i in needed, j in needed)
-        if any(wants):
-            needed |= {i, j}
-            kept.append((i, j, *wants))
-    return tuple(reversed(kept))
-
-
-def _merge_exchange(k: int) -> Sequence[tuple[int, int]]:
+def merge_exchange(k: int) -> tuple[tuple[int, int], ...]:
+    """Return the comparators (i, j) that put k values in order, the smaller one of each pair to i."""
     comparators = []
     top = 1 << max(k - 1, 0).bit_length() >> 1
     p = top
@@ -69,4 +64,4 @@ def _merge_exchange(k: int) -> Sequence[tuple[int, int]]:
             comparators += [(i, i + d) for i in range(k - d) if i & p == r]
             d, q, r = q - p, q >> 1, p
         p >>= 1
-    return comparators
+    return tuple(comparators)

@@ -12,19 +12,21 @@
 
 #define TILE 128
 
-/* FOLD kind transform count dst operands...: dst = t(a) kind t(b) kind ..., from left to right; PRODUCT takes pairs;
+/* FOLD kind transform count dst operands...: dst = t(a) kind t(b) kind ..., from left to right; PRODUCT takes pairs, and
+   so does PAIRED: the minimum of each pair where kind is MAXIMUM, its maximum where it is MINIMUM;
    kind + ONWARD: the first operand, before those counted, is what has been folded so far
    EXCHANGE low high a b: low = min(a, b), high = max(a, b)
    MERGE wanted p q r s a b c d: p = min(l, m), q = max(l, m) of the lows l, m of a, b and c, d; r, s the same of the
    highs; wanted has a bit for each that somebody asks for, the first is 1, and 16 if q and r are put in order as well;
    NOWHERE is where the others go
-   EIGHT p... a...: a to d and e to h are put in order, then the two are exchanged, first with first to last with last,
-   then the third and fourth of the lows with the first and second of the highs; from the first low to the last high
+   EIGHT sorted p... a...: a to d and e to h are put in order, then the two are exchanged, first with first to last with
+   last, then the third and fourth of the lows with the first and second of the highs; from the first low to the last
+   high; sorted: then the second with the third to the sixth with the seventh, and all are in order
    SUBTRACT, DIVIDE dst a b; ABSOLUTE, NEGATE, ROOT, COPY dst a
    WIDEN dst a: float16 as float32; NARROW dst a: float32 rounded to float16 */
 enum { FOLD, EXCHANGE, MERGE, SUBTRACT, DIVIDE, ABSOLUTE, NEGATE, ROOT, COPY, WIDEN, NARROW, EIGHT };
 enum { ADD, MULTIPLY, MINIMUM, MAXIMUM, ONWARD };
-enum { PLAIN, MAGNITUDE, PRODUCT };
+enum { PLAIN, MAGNITUDE, PRODUCT, PAIRED = 4 };
 /* an operand is a register, or one of these plus an index */
 enum { INPUT = 1 << 20, VALUE = 2 << 20, OUTPUT = 3 << 20, NOWHERE = 4 << 20, OPERAND_KIND = 7 << 20 };
 

@@ -125,6 +125,29 @@ static void stream(void *to, const void *from, size_t count) {
 #define PLUS(a, b) ((a) + (b))
 #define TIMES(a, b) ((a) * (b))
 
+/* NaN is put in once, at the end: wherever any operand was one. */
+#define FOLDING_PAIRED(name, vector, masks, outer, inner)                                                              \
+    static void name(const place *a, int32_t onward, int32_t count, place d, ptrdiff_t tiles) {                        \
+        const place *second = a + (onward ? 1 : 2), *end = a + onward + count * 2;                                     \
+        for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
+            vector *to = (vector *)(d.at + t * d.step);                                                                \
+            for (int i = 0; i < 4; i += 2) {                                                                           \
+                vector r0 = AT(vector, a)[i], r1 = AT(vector, a)[i + 1], y0 = r0, y1 = r1;                             \
+                if (!onward) y0 = AT(vector, a + 1)[i], y1 = AT(vector, a + 1)[i + 1];                                 \
+                masks nan0 = nan_##vector(r0, y0), nan1 = nan_##vector(r1, y1);                                        \
+                if (!onward) r0 = inner##_##vector(r0, y0), r1 = inner##_##vector(r1, y1);                             \
+                for (const place *b = second; b < end; b += 2) {                                                       \
+                    vector x0 = AT(vector, b)[i], x1 = AT(vector, b)[i + 1];                                           \
+                    y0 = AT(vector, b + 1)[i], y1 = AT(vector, b + 1)[i + 1];                                          \
+                    nan0 |= nan_##vector(x0, y0), nan1 |= nan_##vector(x1, y1);                                        \
+                    r0 = outer##_##vector(r0, inner##_##vector(x0, y0));                                               \
+                    r1 = outer##_##vector(r1, inner##_##vector(x1, y1));                                               \
+                }                                                                                                      \
+                to[i] = mark_##vector(r0, nan0), to[i + 1] = mark_##vector(r1, nan1);                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
 /* Whether the second of every pair is one number for all entries: SCALED is then the transform that follows PRODUCT. */
 static int are_scaled(const int32_t *fold, const place *operands) {
     const place *pair = operands + fold[1] / ONWARD, *end = pair + 2 * fold[3];
@@ -202,8 +225,8 @@ static int are_scaled(const int32_t *fold, const place *operands) {
     } while (0)
 #define ORDER_FOUR(vector, a, b, c, d)                                                                                 \
     ORDER(vector, a, b); ORDER(vector, c, d); ORDER(vector, a, c); ORDER(vector, b, d); ORDER(vector, b, c)
-#define ORDERING_EIGHT(name, vector, masks)                                                                            \
-    static void name##_eight(const place *p, ptrdiff_t tiles) {                                                        \
+#define ORDERING_EIGHT(name, vector, masks, sorted)                                                                    \
+    static void name##_eight_##sorted(const place *p, ptrdiff_t tiles) {                                               \
         for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
             const vector *from[8];                                                                                     \
             vector *to[8];                                                                                             \
@@ -220,6 +243,11 @@ static int are_scaled(const int32_t *fold, const place *operands) {
                 ORDER(vector, d, h);                                                                                   \
                 ORDER(vector, c, e);                                                                                   \
                 ORDER(vector, d, f);                                                                                   \
+                if (sorted) {                                                                                          \
+                    ORDER(vector, b, c);                                                                               \
+                    ORDER(vector, d, e);                                                                               \
+                    ORDER(vector, f, g);                                                                               \
+                }                                                                                                      \
                 to[0][i] = mark_##vector(a, nan), to[1][i] = mark_##vector(b, nan);                                    \
                 to[2][i] = mark_##vector(c, nan), to[3][i] = mark_##vector(d, nan);                                    \
                 to[4][i] = mark_##vector(e, nan), to[5][i] = mark_##vector(f, nan);                                    \
@@ -260,18 +288,23 @@ static int are_scaled(const int32_t *fold, const place *operands) {
 #define MERGED(name, wanted) name##_merge_##wanted,
 
 #define RUN(name, vector, masks)                                                                                       \
-    ORDERING_EIGHT(name, vector, masks)                                                                                \
+    ORDERING_EIGHT(name, vector, masks, 0)                                                                             \
+    ORDERING_EIGHT(name, vector, masks, 1)                                                                             \
     EACH(MERGING, name, vector, masks)                                                                                 \
     static void (*const name##_merges[32])(const place *, ptrdiff_t) = {EACH(MERGED, name)};                           \
     FOLDINGS(vector, PLUS, name##_add)                                                                                 \
     FOLDINGS(vector, TIMES, name##_multiply)                                                                           \
     FOLDINGS(vector, min_##vector, name##_minimum)                                                                     \
     FOLDINGS(vector, max_##vector, name##_maximum)                                                                     \
-    static void (*const name##_folds[4][4])(const place *, int32_t, int32_t, place, ptrdiff_t) = {                     \
+    FOLDING_PAIRED(name##_minimum_paired, vector, masks, low, high)                                                    \
+    FOLDING_PAIRED(name##_maximum_paired, vector, masks, high, low)                                                    \
+    static void (*const name##_folds[4][5])(const place *, int32_t, int32_t, place, ptrdiff_t) = {                     \
         {name##_add_plain, name##_add_magnitude, name##_add_product, name##_add_scaled},                               \
         {name##_multiply_plain, name##_multiply_magnitude, name##_multiply_product, name##_multiply_scaled},           \
-        {name##_minimum_plain, name##_minimum_magnitude, name##_minimum_product, name##_minimum_scaled},               \
-        {name##_maximum_plain, name##_maximum_magnitude, name##_maximum_product, name##_maximum_scaled},               \
+        {name##_minimum_plain, name##_minimum_magnitude, name##_minimum_product, name##_minimum_scaled,                \
+         name##_minimum_paired},                                                                                       \
+        {name##_maximum_plain, name##_maximum_magnitude, name##_maximum_product, name##_maximum_scaled,                \
+         name##_maximum_paired},                                                                                       \
     };                                                                                                                 \
     static void name(const int32_t *code, int32_t length, const place *places, ptrdiff_t tiles) {                      \
         const int32_t *c = code, *end = code + length;                                                                 \
@@ -280,7 +313,7 @@ static int are_scaled(const int32_t *fold, const place *operands) {
             switch (*c) {                                                                                              \
             case FOLD:                                                                                                 \
                 name##_folds[c[1] % ONWARD][c[2] + are_scaled(c, p + 4)](p + 4, c[1] / ONWARD, c[3], p[3], tiles);     \
-                c += 5 + c[1] / ONWARD + c[3] * (c[2] == PRODUCT ? 2 : 1);                                             \
+                c += 5 + c[1] / ONWARD + c[3] * (c[2] >= PRODUCT ? 2 : 1);                                             \
                 continue;                                                                                              \
             case EXCHANGE:                                                                                             \
                 for (ptrdiff_t t = 0; t < tiles; t++) {                                                                \
@@ -298,8 +331,8 @@ static int are_scaled(const int32_t *fold, const place *operands) {
                 c += 10;                                                                                               \
                 continue;                                                                                              \
             case EIGHT:                                                                                                \
-                name##_eight(p, tiles);                                                                                \
-                c += 17;                                                                                               \
+                (c[1] ? name##_eight_1 : name##_eight_0)(p + 1, tiles);                                                \
+                c += 18;                                                                                               \
                 continue;                                                                                              \
             case SUBTRACT: BINARY(vector, -);                                                                          \
             case DIVIDE: BINARY(vector, /);                                                                            \

@@ -133,8 +133,8 @@ static void place_operands(const call *c, ptrdiff_t first, place *places, char *
     place outside = {NULL, item * tile, item * c->size};
     for (int32_t at = 0, head; at < op->length;) {
         int32_t what = op->code[at], operands;
-        head = what == FOLD ? 4 : what == MERGE ? 2 : 1;
-        operands = what == FOLD ? 1 + op->code[at + 1] / ONWARD + op->code[at + 3] * (op->code[at + 2] == PRODUCT ? 2 : 1)
+        head = what == FOLD ? 4 : what == MERGE || what == EIGHT ? 2 : 1;
+        operands = what == FOLD ? 1 + op->code[at + 1] / ONWARD + op->code[at + 3] * (op->code[at + 2] >= PRODUCT ? 2 : 1)
                  : what == EIGHT ? 16 : what == MERGE ? 8 : what == EXCHANGE ? 4
                  : what == SUBTRACT || what == DIVIDE ? 3 : 2;
         for (int32_t j = 0; j < head; j++) places[at++] = (place){0};

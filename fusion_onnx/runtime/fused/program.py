@@ -9,7 +9,7 @@ instructions.
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ _AT_ONCE = 8
 """How many operands a fold reads at a time: inputs often begin at the same place of a page, and then their lines share
 the few ways of a set in the caches."""
 _IN_ORDER = 16
-_PLAIN, _MAGNITUDE, _PRODUCT = 0, 1, 2
+_PLAIN, _MAGNITUDE, _PRODUCT, _PAIRED = 0, 1, 2, 4
 _INPUT, _VALUE, _OUTPUT, _NOWHERE = 1 << 20, 2 << 20, 3 << 20, 4 << 20
 _EXACT = frozenset({"Min", "Max", "Abs", "Neg", "Identity"})
 """What does no arithmetic, and so may be done to float16 in float32."""
@@ -210,11 +210,15 @@ class _Body:
 
 @dataclass(eq=False, slots=True)
 class _Instruction:
-    """Words in front of the operands; then what it gives, and what it takes."""
+    """Words in front of the operands; then what it gives, and what it takes.
+
+    lead: of a fold, how many of its operands come first, as they are, and are not counted.
+    """
 
     head: tuple[int, ...]
     gives: tuple[_Value | None, ...]
     takes: tuple[_Value, ...]
+    lead: int = 0
 
 
 class _Writer:
@@ -289,10 +293,16 @@ def _steps(instruction: _Instruction) -> Iterable[_Instruction]:
         yield instruction
         return
     _, kind, transform, count = instruction.head
-    width = len(instruction.takes) // count
-    so_far: tuple[_Value, ...] = ()
+    lead, operands = instruction.takes[: instruction.lead], instruction.takes[instruction.lead :]
+    width = len(operands) // count
+    so_far = lead
+    if len(lead) > 1:
+        so_far = (_Value("fold"),)
+        yield from _steps(_Instruction((_FOLD, kind, _PLAIN, len(lead)), so_far, lead))
+    if so_far:
+        kind += _ONWARD
     for at in range(0, count, _AT_ONCE):
-        takes = instruction.takes[at * width : (at + _AT_ONCE) * width]
+        takes = operands[at * width : (at + _AT_ONCE) * width]
         result = _Value("fold")
         gives = instruction.gives if at + _AT_ONCE >= count else (result,)
         yield _Instruction((_FOLD, kind, transform, len(takes) // width), gives, (*so_far, *takes))
@@ -410,12 +420,25 @@ class _Network:
         gives = (*lows[:2], *(found[name] for name in ("Min", "Max") for found in middle), *highs[2:])
         if self._are_taken((*lows, *highs, *gives)):
             return
+        ordered = self._in_order(gives)
+        self.inner |= set(gives) - set(ordered)
         for value in (*ours, *other.gives):
             if value:
                 del self.chosen[value]
                 self.inner.add(value)
         self.inner |= {*lows[2:], *highs[:2]}
-        self.chosen |= dict.fromkeys(gives, _Instruction((_EIGHT,), gives, (*merge.takes, *other.takes)))
+        eight = _Instruction((_EIGHT, int(ordered != gives)), ordered, (*merge.takes, *other.takes))
+        self.chosen |= dict.fromkeys(ordered, eight)
+
+    def _in_order(self, eight: tuple[_Value, ...]) -> tuple[_Value, ...]:
+        """Return what these values become if second and third, fourth and fifth, sixth and seventh are exchanged."""
+        between = []
+        for low, high in zip(eight[1:7:2], eight[2:7:2], strict=True):
+            found = self._comparison(low) if self._compared_with(low) is high else {}
+            if len(found) < 2 or self._compared_with(high) is not low or self._are_taken(found.values()):
+                return eight
+            between += [found["Min"], found["Max"]]
+        return (eight[0], *between, eight[7])
 
 
 def _chosen(order: Sequence[_Value], uses: Mapping[_Value, int]) -> dict[_Value, _Instruction]:
@@ -432,16 +455,29 @@ def _chosen(order: Sequence[_Value], uses: Mapping[_Value, int]) -> dict[_Value,
         while _FOLDS.get(terms[0].operator) == kind and uses[terms[0]] == 1 and terms[0] not in network.chosen:
             absorbed.add(terms[0])
             terms = [*terms[0].operands, *terms[1:]]
-        own = all(uses[term] == 1 for term in terms)
-        transform, takes = _PLAIN, tuple(terms)
-        if own and all(term.operator == "Abs" for term in terms):
-            transform, takes = _MAGNITUDE, tuple(term.operands[0] for term in terms)
-        elif own and all(term.operator == "Mul" and len(term.operands) == 2 for term in terms):
-            transform, takes = _PRODUCT, tuple(operand for term in terms for operand in term.operands)
-        if transform != _PLAIN:
-            absorbed.update(terms)
-        chosen[value] = _Instruction((_FOLD, kind, transform, len(terms)), (value,), takes)
+        inside, lead, transform = _inside(value, terms, lambda term: uses[term] == 1 and term not in network.chosen)
+        takes = (*terms[:lead], *(operand for term in inside for operand in term.operands))
+        absorbed.update(inside)
+        count = len(inside) or len(terms)
+        chosen[value] = _Instruction((_FOLD, kind, transform, count), (value,), takes if inside else tuple(terms), lead)
     return chosen
+
+
+def _inside(fold: _Value, terms: list[_Value], own: Callable[[_Value], bool]) -> tuple[list[_Value], int, int]:
+    """Return the terms that a fold computes on its way, how many terms stand before them, and how it computes them."""
+    if all(own(term) and term.operator == "Abs" for term in terms):
+        return terms, 0, _MAGNITUDE
+    if all(own(term) and term.operator == "Mul" and len(term.operands) == 2 for term in terms):
+        return terms, 0, _PRODUCT
+    lead = len(terms)
+    while lead and own(terms[lead - 1]) and _is_dual(fold, terms[lead - 1]):
+        lead -= 1
+    return ([], 0, _PLAIN) if lead > len(terms) - 2 else (terms[lead:], lead, _PAIRED)
+
+
+def _is_dual(fold: _Value, term: _Value) -> bool:
+    """Whether a minimum is of a maximum of two, or the other way round."""
+    return {fold.operator, term.operator} == {"Min", "Max"} and len(term.operands) == 2
 
 
 def _message(value: int | Message) -> Message:
