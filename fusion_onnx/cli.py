@@ -417,7 +417,8 @@ def _costs(nodes: list[Any]) -> Table:
     for node in nodes:
         rows = {str(node.cost.get("form", "")): node.cost, **(node.cost.get("others") or {})}
         for form, cost in rows.items():
-            said = escape("; ".join(filter(None, [form, cost.get("algebra")])))
+            by = f"{form}, by {cost['by']}" if cost.get("by") else form
+            said = escape("; ".join(filter(None, [by, cost.get("algebra")])))
             numbers = [cost.get(key) for key in ("operations", "bytes", "weights")]
             taken = cost is node.cost
             table.add_row(
@@ -480,6 +481,7 @@ def bench(
     contender: Annotated[
         list[str] | None, typer.Option("--contender", help="Such as ours or compiled; repeat it. All if left out.")
     ] = None,
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     seconds: Annotated[float, typer.Option(help="For each row.", min=0.01)] = 3.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for JSON, Markdown and a plot.")
@@ -488,7 +490,8 @@ def bench(
 ) -> None:
     """Measure strategies side by side with eager PyTorch, torch.compile, a plain export and OpenVINO.
 
-    Outputs are checked before they are timed; times are medians: interleaved, as a multiple of a copy's, and alone.
+    Outputs are checked before they are timed. Times are medians: interleaved, as a multiple of the floor, and alone. A
+    floor is a copy of the bytes that are read and written, or the operations at the rate of a large matrix product.
 
     Example: [bold]fusion-onnx bench median sum --scenario 'latency, batch 1'[/]
     """
@@ -501,9 +504,8 @@ def bench(
     _writable(output)
     for name in strategies or ():
         fusion_onnx.get(name)
-    rows = benchmark.run(
-        strategies or (), scenario or (), contender or (), seconds, report=lambda line: err.print(escape(line))
-    )
+    names = strategies or (), scenario or (), contender or ()
+    rows = benchmark.run(*names, seconds, dtype=dtype, report=lambda line: err.print(escape(line)))
     if output is not None:
         benchmark.write(output, rows)
     if as_json:

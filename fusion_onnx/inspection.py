@@ -37,7 +37,7 @@ class Inspection:
 
     @property
     def algebra(self) -> str | None:
-        """Why `optimize="algebra"` did nothing; None where it was not asked for, or did something."""
+        """Why `optimize="algebra"` left something as it was; None where it was not asked for, or did all there was."""
         return self.header.metadata.get("fusion_onnx.algebra")
 
     def to_dict(self) -> dict[str, Any]:

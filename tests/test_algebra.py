@@ -193,6 +193,9 @@ def test_weights_that_would_leave_the_range_stay_where_they_are(factor):
         module.branches[0].weight.fill_(20.0 if factor > 1 else 0.5)
     result = fusion_onnx.export(module, xs, optimize="algebra", verify=False)
     assert done(result) == {}
+    said = next(p.value for p in result.model.metadata_props if p.key == "fusion_onnx.algebra")
+    assert said.startswith("not done:")
+    assert "branches.0.weight" in said
 
 
 def test_a_siamese_layer_keeps_its_weights_for_the_others():

@@ -228,14 +228,56 @@ def test_tune_measures_every_form_and_export_follows_it(tmp_path):
 
 
 def test_tune_keeps_the_nearest_size():
-    entries = [Measured("a", "sum_k3", "cpu", rows, form, {}) for rows, form in ((1, "variadic"), (4096, "chain"))]
+    sizes = ((1, 12, "variadic"), (4096, 12, "chain"), (4096, 3000, "variadic"))
+    entries = [Measured("a", "sum_k3", "cpu", rows, width, "float32", form, {}) for rows, width, form in sizes]
     tuning = Tuning("here", entries)
-    assert [tuning.form("sum_k3", "cpu", rows) for rows in (0, 2, 63, 65, 10**6)] == ["variadic"] * 3 + ["chain"] * 2
-    assert tuning.form("sum_k3", "cuda", 1) is None
-    assert tuning.form("sum_k4", "cpu", 1) is None
+    found = [tuning.form("sum_k3", "cpu", rows, 12, "float32") for rows in (0, 2, 63, 65, 10**6)]
+    assert found == ["variadic"] * 3 + ["chain"] * 2
+    assert tuning.form("sum_k3", "cpu", 4096, 2000, "float32") == "variadic"
+    assert tuning.form("sum_k3", "cuda", 1, 12, "float32") is None
+    assert tuning.form("sum_k4", "cpu", 1, 12, "float32") is None
+    assert tuning.form("sum_k3", "cpu", 1, 12, "float16") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "fusions": [{}], "machine": ""}'])
+def test_fusions_of_one_function_and_two_widths_are_told_apart(tmp_path):
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.narrow, self.wide = create("sum", dims=[4] * 3), create("sum", dims=[64] * 3)
+
+        def forward(self, x, y):
+            return self.narrow([x, x + 1, x + 2]), self.wide([y, y + 1, y + 2])
+
+    for narrow, wide in (("chain", "variadic"), ("variadic", "chain")):
+        where = ("sum_k3", "cpu", 5)
+        entries = [
+            Measured("narrow", *where, 12, "float32", narrow, {}),
+            Measured("wide", *where, 192, "float32", wide, {}),
+        ]
+        Tuning("here", entries).write(tmp_path / "forms.json")
+        example = (torch.randn(5, 4), torch.randn(5, 64))
+        found = facts(export(Wide(), example, form=tmp_path / "forms.json", verify=False).model)
+        assert {name: (fact["form"], fact["by"]) for name, fact in found.items()} == {
+            "narrow": (narrow, "measurement"),
+            "wide": (wide, "measurement"),
+        }
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (("sum_k3", "cpu", 5, 12, "float32", "thin"), r"says 'thin'.*has chain, variadic"),
+        (("sum_k3", "cuda", 5, 12, "float32", "chain"), "nothing on the module's fusions"),
+        (("sum_k9", "cpu", 5, 12, "float32", "chain"), "nothing on the module's fusions"),
+    ],
+)
+def test_a_tuning_of_something_else_is_refused(tmp_path, entry, said):
+    Tuning("here", [Measured("sum", *entry, {})]).write(tmp_path / "forms.json")
+    with pytest.raises(ExportError, match=said):
+        export(create("sum", dims=[4] * 3), (TENSORS[:3],), form=tmp_path / "forms.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 2, "fusions": [{}], "machine": ""}'])
 def test_another_file_is_no_tuning(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ExportError, match="no file of fusion-onnx tune"):

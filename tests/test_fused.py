@@ -512,3 +512,27 @@ def test_the_library_compiles_and_says_why_not(tmp_path, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert "no-such-compiler" in build.compile_library(tmp_path / "not.so")
     assert fused.PATH.name == build.LIBRARY
+
+
+def test_threads_that_bring_shapes_without_a_kernel_at_once():
+    model = body([node("Add", "x1 x2", "y")], ["x1", "x2"], {"x1": ["a", 6], "x2": ["b", 6]})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x, row = np.ones((4, 6), np.float32), np.ones((1, 6), np.float32)
+    for _ in range(20):
+        session, together = Session(model, "cpu", threads=1), threading.Barrier(8)
+        found = []
+
+        def one(session=session, together=together, found=found):
+            together.wait()
+            try:
+                found.append(session.run(x, row)[0].sum())
+            except SessionError as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [48.0] * 8
+        assert session.fused == ()

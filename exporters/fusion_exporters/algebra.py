@@ -23,8 +23,12 @@ _EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what nu
 _SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
 
 
-def rewrite(model: ir.Model) -> None:
-    """Rewrite the fusions of a model, before their bodies are attached, where the layers beside them allow it."""
+def rewrite(model: ir.Model) -> list[str]:
+    """Rewrite the fusions of a model, before their bodies are attached, where the layers beside them allow it.
+
+    Return why it was not done where a product would lose digits.
+    """
+    refused = []
     for node in list(model.graph):
         if node.domain != DOMAIN:
             continue
@@ -32,7 +36,8 @@ def rewrite(model: ir.Model) -> None:
         if fusion.strategy() == _CONCATENATION:
             _into_the_matrix(model.graph, node, fusion)
         else:
-            _into_the_layers(model.graph, node, fusion)
+            refused += _into_the_layers(model.graph, node, fusion)
+    return refused
 
 
 @dataclass(frozen=True)
@@ -76,18 +81,18 @@ def _only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
-    """Multiply the weights of a weighted sum into the layers that feed it, and leave the sum."""
+def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str]:
+    """Multiply the weights of a weighted sum into the layers that feed it, and leave the sum; return what forbids."""
     count = node.attributes["count"].as_int()
     xs, parameters = node.inputs[:count], node.inputs[count:]
     layers = [_layer(x.producer()) if x is not None and _only_use(x) else None for x in xs]
     if not all(layers) or not all(p is not None and p.is_initializer() for p in parameters):
-        return
+        return []
     tensors = [torch.from_numpy(_numbers(p).copy()) for p in parameters]
     buffers, w = tensors[: len(fusion._buffer_names)], tensors[len(fusion._buffer_names) :]
     factors = fusion.coefficients(count, w[0] if w else None, *buffers)
     if factors is None:
-        return
+        return []
     folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
     for layer, factor in zip(layers, factors.double().tolist(), strict=True):
         assert layer is not None
@@ -97,7 +102,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
         for owner, at, value in places:
             scaled = _scaled(value, factor)
             if scaled is None:
-                return
+                return [f"not done: {factor:.3g} times {value.name} overflows or is subnormal"]
             folded.append((owner, at, value, scaled))
     for owner, at, value, scaled in folded:
         owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
@@ -108,6 +113,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
     for parameter in parameters:
         assert parameter is not None
         _forget(graph, parameter)
+    return []
 
 
 def _scaled(value: ir.Value, factor: float) -> Any:

@@ -21,11 +21,12 @@ _WORTH = 0.9
 
 @dataclass(frozen=True)
 class Chosen:
-    """A fusion in the form it is exported in: its body, and what each form that was looked at costs."""
+    """A fusion in the form it is exported in: its body, by what it was chosen, and what each form looked at costs."""
 
     fusion: Fusion
     body: ir.Function
     form: str
+    by: str
     costs: Mapping[str, Cost]
     seconds: Mapping[str, float]
     sizes: Mapping[str, int]
@@ -36,7 +37,7 @@ class Chosen:
             name: {**one.to_dict(), "microseconds": round(self.seconds[name] * 1e6, 2)}
             for name, one in self.costs.items()
         }
-        return {"form": self.form, **each.pop(self.form), "sizes": dict(self.sizes), "others": each}
+        return {"form": self.form, "by": self.by, **each.pop(self.form), "sizes": dict(self.sizes), "others": each}
 
 
 @dataclass
@@ -47,16 +48,18 @@ class Chooser:
     a form's name for every fusion that has it; or a mapping from fusions to one of these (by their paths in the
     module, or by the strategy where that is the module itself).
     provider: whose rates count. sizes: those of the symbolic axes. measured: what `tune` found, (function, provider,
-    rows) to a form's name or None. alone: whether the model is that one fusion, which is run in blocks of rows.
+    rows, width, dtype) to a form's name or None. alone: whether the model is that one fusion, which is run in blocks
+    of rows.
     """
 
     wanted: str | Mapping[str, str] = AUTO
     provider: str = "cpu"
     sizes: Mapping[str, int] = field(default_factory=dict)
-    measured: Callable[[str, str, int], str | None] | None = None
+    measured: Callable[[str, str, int, int, str], str | None] | None = None
     alone: bool = False
     _named: set[str] = field(default_factory=set)
     _missed: list[str] = field(default_factory=list)
+    _followed: bool = False
 
     def __call__(
         self, fusion: Fusion, path: str, inputs: Sequence[ir.Value], count: int, opset: int, usual: str = AUTO
@@ -86,20 +89,35 @@ class Chooser:
         rates = RATES.get(self.provider, RATES["cpu"])
         seconds = {name: one.seconds_with_kernels(rates, blocks) for name, one in costs.items()}
         first = next(iter(bodies))
-        rows = math.prod(shapes[0][0][:-1])
+        found, by = None, "the form that was asked for"
         if wanted in (AUTO, FASTEST):
-            found = self.measured(bodies[first].name, self.provider, rows) if self.measured else None
+            if self.measured is not None:
+                given = [shape for shape, _ in shapes[:count]]
+                rows, width = math.prod(given[0][:-1]), sum(shape[-1] if shape else 1 for shape in given)
+                found = self.measured(bodies[first].name, self.provider, rows, width, dtype.numpy().name)
+            if found is not None and found not in forms:
+                raise ExportError(
+                    f"the tuning file says {found!r} for {path}, which has {', '.join(forms)}. Tune again."
+                )
+            self._followed |= found is not None
+            by = "measurement"
             if found is None or found not in bodies:
+                by = "the cost rule"
                 among = [n for n in bodies if wanted == FASTEST or forms[n].faithful]
                 best = min(seconds[n] for n in among)
                 among = [n for n in among if _WORTH * seconds[n] <= best]
                 found = _cheapest({n: costs[n].seconds(rates, blocks) for n in among}, among)
         else:
             found = self._named_form(fusion, path, wanted, bodies)
-        return Chosen(fusion.in_form(found), bodies[found], found, costs, seconds, self.sizes)
+        return Chosen(fusion.in_form(found), bodies[found], found, by, costs, seconds, self.sizes)
 
     def finish(self) -> None:
         """Raise ExportError where a wish met no fusion."""
+        if self.measured is not None and self._named and not self._followed:
+            raise ExportError(
+                f"the tuning file has nothing on the module's fusions ({', '.join(sorted(self._named))}) on the "
+                f"provider {self.provider!r} in their dtypes. Tune this module, or leave the file out."
+            )
         if isinstance(self.wanted, Mapping):
             unknown = sorted(set(self.wanted) - self._named)
             if unknown:

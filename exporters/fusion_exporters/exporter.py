@@ -140,15 +140,16 @@ class _Making:
         """Make it."""
         model = _translate(self.module, self.inputs, self.opset, self.output_names)
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
-        if algebra:
-            rewrite(model)
+        refused = rewrite(model) if algebra else []
         forms = graph.attach_bodies(model, self.module, _chooser(self.form, self.module, self.inputs, self.providers))
         graph.tidy(model)
         if self.inline == "all":
             model = graph.inlined(model)
         graph.describe(model, {**_facts(self.module), "forms": forms})
-        if algebra and not any("algebra" in facts for facts in forms.values()):
-            graph.describe(model, {"algebra": "nothing to do: no fusion has linear layers beside it to fold"})
+        if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
+            refused = ["nothing to do: no fusion has linear layers beside it to fold"]
+        if refused:
+            graph.describe(model, {"algebra": "; ".join(refused)})
         return model
 
 

@@ -17,22 +17,27 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import ExportError, VerificationError
-from fusion_onnx.runtime import Session
+from fusion_onnx.runtime import Session, SessionError
 from fusion_onnx.verification.eager import evaluating
-from fusion_onnx.verification.locate.recording import Call, record
+from fusion_onnx.verification.locate.recording import Call, dtype_of, record
 
-FORMAT = 1
+FORMAT = 2
 _PAUSE, _TURN = 0.02, 0.01  # s
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One fusion at one size: its function's name in the first form, the provider, the rows, each form's seconds."""
+    """One fusion at one size: its function's name in the first form, where it ran, and each form's seconds.
+
+    rows: of each input; width: the inputs' widths together; dtype: as torch names it, "float32".
+    """
 
     fusion: str
     function: str
     provider: str
     rows: int
+    width: int
+    dtype: str
     form: str
     seconds: Mapping[str, float]
 
@@ -44,12 +49,15 @@ class Tuning:
     machine: str = field(default_factory=lambda: f"{platform.machine()}, {os.cpu_count()} cores")
     entries: list[Measured] = field(default_factory=list)
 
-    def form(self, function: str, provider: str, rows: int) -> str | None:
-        """Return the fastest form of a function on a provider at the nearest number of rows; None if not measured."""
-        found = [e for e in self.entries if e.function == function and e.provider == provider]
-        if not found:
-            return None
-        return min(found, key=lambda e: abs(math.log(max(e.rows, 1) / max(rows, 1)))).form
+    def form(self, function: str, provider: str, rows: int, width: int, dtype: str) -> str | None:
+        """Return the fastest form of a function on a provider at the nearest size; None if it was not measured."""
+        same = (function, provider, dtype)
+        found = [e for e in self.entries if (e.function, e.provider, e.dtype) == same]
+
+        def distance(entry: Measured) -> float:
+            return _ratio(entry.rows, rows) + _ratio(entry.width, width)
+
+        return min(found, key=distance).form if found else None
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
@@ -93,7 +101,7 @@ def tune(
         Tuning: `.write(path)` it, and give the path to `export(form=...)`.
 
     Raises:
-        ExportError, FusionError: as `export`.
+        ExportError, FusionError: as `export`. SessionError: the provider cannot be had.
     """
     from fusion_exporters.exporter import alone, export, provider_of
 
@@ -111,6 +119,8 @@ def tune(
             try:
                 made = export(subject, inputs, form={bare or call.fusion.strategy(): form}, providers=providers)
             except ExportError as error:
+                if isinstance(error.__cause__, SessionError):
+                    raise error.__cause__ from None
                 if isinstance(error, VerificationError) or not runs:
                     raise
                 continue  # it has nothing to offer here
@@ -119,9 +129,14 @@ def tune(
             runs[form] = Session(made, providers).bind(*tensors)
         times = measured(runs, seconds)
         best = fastest(times, [form for form in times if forms[form].faithful])
-        rows = math.prod(call.xs[0].shape[:-1])
-        found.entries.append(Measured(name, function, provider_of(providers), rows, best, times))
+        rows, width = math.prod(call.xs[0].shape[:-1]), sum(x.shape[-1] if x.ndim else 1 for x in call.xs)
+        where = (provider_of(providers), rows, width, dtype_of(call.xs[0]))
+        found.entries.append(Measured(name, function, *where, best, times))
     return found
+
+
+def _ratio(a: int, b: int) -> float:
+    return abs(math.log(max(a, 1) / max(b, 1)))
 
 
 class _Alone(torch.nn.Module):

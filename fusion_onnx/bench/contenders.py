@@ -3,6 +3,7 @@
 A contender that cannot run raises; the row keeps the reason.
 """
 
+import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -207,7 +208,36 @@ def ours_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
         raise Absent(next((s.reason for s in status if s.alias == "cuda"), "this onnxruntime has no CUDA"))
     made = exported(fusion, xs, w, providers="cuda")
     call = fusion_onnx.Session(made, "cuda").bind(*[x.cuda() for x in xs])
-    return lambda: call()[0]
+    return _finished(lambda: call()[0])
+
+
+@contender
+def eager_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
+    """Call our eager execution on tensors on the GPU."""
+    return _finished(eager(*_on_gpu(fusion, xs, w)))
+
+
+@contender
+def compiled_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
+    """Call torch.compile of the best eager formula on tensors on the GPU."""
+    return _finished(compiled(*_on_gpu(fusion, xs, w)))
+
+
+def _on_gpu(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> tuple[Fusion, list[Tensor], Tensor | None]:
+    if not torch.cuda.is_available():
+        raise Absent("PyTorch has no GPU here")
+    return copy.deepcopy(fusion).cuda(), [x.cuda() for x in xs], None if w is None else w.cuda()
+
+
+def _finished(call: Call) -> Call:
+    """Return a call that waits for the GPU."""
+
+    def finished() -> Any:
+        y = call()
+        torch.cuda.synchronize()
+        return y
+
+    return finished
 
 
 @contender

@@ -14,11 +14,13 @@ _COLOURS = {
     "ours": "#1f5fa8",
     "ours_openvino": "#4f9bd9",
     "ours_cuda": "#11365e",
+    "eager_cuda": "#5d6b7a",
+    "compiled_cuda": "#8a5a1f",
 }
 
 
 def ratios(rows: Sequence[Row], path: Path) -> None:
-    """Draw each contender's time as a multiple of the copy's, a panel for each scenario, on a logarithmic axis."""
+    """Draw each contender's time as a multiple of the floor, a panel for each scenario, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
@@ -45,7 +47,10 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
         panel.grid(axis="x", which="both", color="#e6e6e6", linewidth=0.5)
         panel.set_title(scenario, fontsize=10, loc="left")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("time, as a multiple of a copy of the same bytes (interleaved, medians)", fontsize=10)
+    figure.supxlabel(
+        "time, as a multiple of the floor: a copy of the same bytes, or the operations (interleaved, medians)",
+        fontsize=10,
+    )
     handles = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=120)

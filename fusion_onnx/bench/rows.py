@@ -2,7 +2,8 @@
 
 All contenders of a row are built first, checked against the float64 result, warmed, and then called one after the
 other, round by round, in one process; then each is repeated alone. The floor of a row is a copy of the bytes that the
-fusion has to read and write, timed in the same rounds. Times are medians.
+fusion has to read and write, or its operations at the rate of a large matrix product, whichever takes longer; both are
+timed in the same rounds. Times are medians.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 import fusion_onnx
@@ -53,6 +55,7 @@ SCENARIOS = (
 class Row:
     """Seconds, medians: together (interleaved) and alone; failed: why a contender has none.
 
+    floor: the least time, by the bytes moved (a copy's) or by the operations at `rate` (per second, measured).
     files: of each kind of file, `export` and `load` in seconds, its `bytes`, and the `peak` of memory (bytes) that
     loading it and running it once in ONNX Runtime adds to a process.
     """
@@ -60,6 +63,8 @@ class Row:
     strategy: str
     scenario: str
     bytes_moved: int
+    operations: int
+    rate: float
     floor: float
     together: dict[str, float] = field(default_factory=dict)
     alone: dict[str, float] = field(default_factory=dict)
@@ -95,36 +100,68 @@ def copier(count: int) -> Callable[[], Any]:
     return lambda: target.copy_(source)
 
 
+_SIDE = 512
+
+
+def multiplier() -> Callable[[], Any]:
+    """Return a product of two square matrices, 2 · 512³ operations, on all threads."""
+    a, b, y = (torch.ones(_SIDE, _SIDE) for _ in range(3))
+    return lambda: torch.mm(a, b, out=y)
+
+
+def operations_of(fusion: Fusion, xs: list[torch.Tensor], w: torch.Tensor | None) -> int:
+    """Return the multiplications and additions of the form that a fusion is exported in."""
+    proto = onnx.load_model_from_string(exported(fusion, xs, w))
+    (facts,) = json.loads(next(p.value for p in proto.metadata_props if p.key == "fusion_onnx.forms")).values()
+    return int(facts["operations"])
+
+
 def row(
-    name: str, fusion: Fusion, scenario: Scenario, contenders: list[str], seconds: float, *, files: bool = False
+    name: str,
+    fusion: Fusion,
+    scenario: Scenario,
+    contenders: list[str],
+    seconds: float,
+    *,
+    dtype: torch.dtype = torch.float32,
+    files: bool = False,
 ) -> Row:
     """Measure one strategy in one scenario."""
     generator = torch.Generator().manual_seed(0)
-    xs = [torch.randn(scenario.rows, scenario.width, generator=generator) for _ in range(scenario.k)]
+    xs = [torch.randn(scenario.rows, scenario.width, generator=generator).to(dtype) for _ in range(scenario.k)]
     length = fusion.calculate_l()
-    w = torch.randn(length, generator=generator) / max(length, 1) ** 0.5 if length else None
+    w = (torch.randn(length, generator=generator) / length**0.5).to(dtype) if length else None
     with torch.no_grad():
         exact = fusion([x.double() for x in xs], None if w is None else w.double()).numpy()
-    moved = sum(x.nbytes for x in xs) + exact.size * xs[0].itemsize + (0 if w is None else w.nbytes)
-    calls: dict[str, Callable[[], Any]] = {"copy": copier(moved)}
+    read = [*xs, *(b.to(dtype) for b in fusion.buffers()), *([] if w is None else [w])]
+    moved = sum(t.nbytes for t in read) + exact.size * xs[0].itemsize
+    calls: dict[str, Callable[[], Any]] = {"copy": copier(moved), "matrix": multiplier()}
+    tolerance = max(1e-4, 8 * torch.finfo(dtype).eps)
     failed = {}
     for contender in contenders:
         try:
             call = CONTENDERS[contender](fusion, xs, w)
-            off = np.abs(np.asarray(call(), np.float64) - exact).max() / max(np.abs(exact).max(), 1e-30)
-            if not off < 1e-4:
+            off = np.abs(_on_host(call()) - exact).max() / max(np.abs(exact).max(), 1e-30)
+            if not off < tolerance:
                 raise ArithmeticError(f"it is off by {off:.1e} of the largest entry")
             calls[contender] = call
         except Exception as error:
             failed[contender] = f"{type(error).__name__}: {first_line(error)[:160]}"
     together = measured(calls, seconds)
+    operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / together.pop("matrix")
+    floor = max(together.pop("copy"), operations / rate)
+    del calls["matrix"]
     alone = {
         contender: measured({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
     }
     facts = {}
     for kind, export in {"ours": exported, "plain_export": plainly_exported}.items() if files else ():
         facts[kind] = of_file(functools.partial(export, fusion, xs, w), [x.numpy() for x in xs])
-    return Row(name, scenario.name, moved, together.pop("copy"), together, alone, failed, facts)
+    return Row(name, scenario.name, moved, operations, rate, floor, together, alone, failed, facts)
+
+
+def _on_host(y: Any) -> Any:
+    return y.detach().cpu().double().numpy() if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
 
 
 # not getrusage: a child begins with its parent's peak there
@@ -172,6 +209,7 @@ def run(
     contenders: Sequence[str] = (),
     seconds: float = 1.0,
     *,
+    dtype: str = "float32",
     files: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
@@ -179,6 +217,8 @@ def run(
 
     Raises ValueError for a name that is none.
     """
+    if dtype not in ("float16", "float32", "float64"):
+        raise ValueError(f"dtypes are float16, float32 and float64; got {dtype!r}.")
     for kind, given, known in (
         ("scenario", scenarios, [s.name for s in SCENARIOS]),
         ("contender", contenders, list(CONTENDERS)),
@@ -193,7 +233,8 @@ def run(
         for name, fusion in fusions(scenario, list(strategies) or list(fusion_onnx.names())):
             report(f"{scenario.name}: {name}")
             with_files = files and (scenario.structured or scenario.rows > 16)
-            rows.append(row(name, fusion, scenario, list(contenders) or list(CONTENDERS), seconds, files=with_files))
+            among = list(contenders) or list(CONTENDERS)
+            rows.append(row(name, fusion, scenario, among, seconds, dtype=getattr(torch, dtype), files=with_files))
     return rows
 
 
@@ -215,7 +256,7 @@ def table(rows: list[Row]) -> str:
     for scenario in dict.fromkeys(r.scenario for r in rows):
         here = [r for r in rows if r.scenario == scenario]
         contenders = [c for c in CONTENDERS if any(c in r.together for r in here)]
-        heads = ["strategy", "copy", *(c.replace("_", " ") for c in contenders)]
+        heads = ["strategy", "floor", *(c.replace("_", " ") for c in contenders)]
         lines += [f"### {scenario}", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
         for r in here:
             cells = [
@@ -224,7 +265,8 @@ def table(rows: list[Row]) -> str:
                 else "–"
                 for c in contenders
             ]
-            lines.append(f"| {r.strategy} | {_short(r.floor)} | {' | '.join(cells)} |")
+            by = " (operations)" if r.operations / r.rate >= r.floor else ""
+            lines.append(f"| {r.strategy} | {_short(r.floor)}{by} | {' | '.join(cells)} |")
         absent: dict[str, list[str]] = {}
         for r in here:
             for contender, why in r.failed.items():
@@ -265,6 +307,7 @@ def machine() -> dict[str, Any]:
         model = next((x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x), model)
     return {
         "cpu": model,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

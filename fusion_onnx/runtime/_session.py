@@ -1,6 +1,7 @@
 """Session: load a model, run it, and say what really ran."""
 
 import os
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,6 +107,7 @@ class Session:
         self._good_shapes: set[tuple[Any, ...]] = set()
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
         self._plain = None if fuse or not programs else replace(recipe, programs=())
+        self._unfusing = threading.Lock()
         self._rows = () if programs else _rows(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
             static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
@@ -156,6 +158,7 @@ class Session:
             check_shapes(self.inputs, shapes)
             self._remember(shapes)
         while True:
+            had_kernels = bool(self.fused)
             try:
                 if bound:
                     return self._run_bound(self._session_for(shapes), feeds, tensors)
@@ -168,7 +171,7 @@ class Session:
             except (InputError, SessionError):
                 raise
             except Exception as error:  # ONNX Runtime's errors share no base class but this
-                if self._plain is None or fused.REFUSAL not in str(error):
+                if self._plain is None or not had_kernels or fused.REFUSAL not in str(error):
                     raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
             self._unfuse(self._plain)
 
@@ -216,11 +219,14 @@ class Session:
 
     def _unfuse(self, plain: "_Recipe") -> None:
         """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
-        session = plain.make(_options(self._ort))
-        if self._instances is not None:
-            self._instances = Instances(session, plain.static, self._instances.limit)
-        self._ort_session, self.fused = session, ()
-        self._plain = None
+        with self._unfusing:
+            if not self.fused:  # another thread was here
+                return
+            session = plain.make(_options(self._ort))
+            if self._instances is not None:
+                self._instances = Instances(session, plain.static, self._instances.limit)
+            self._ort_session = session
+            self.fused = ()  # last: who reads this sees the new session too
 
     def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._instances is None:
