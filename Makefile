@@ -31,7 +31,7 @@ tests: .venv/installed $(WEB)/tried
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: .venv/installed
-	$(BIN)/fusion-onnx bench --output benchmarks/results > /dev/null
+	$(BIN)/fusion-onnx bench --output benchmarks/results --overwrite > /dev/null
 	$(BIN)/python -m benchmarks.forms --output benchmarks/results/forms.json
 	$(BIN)/python -m benchmarks.growth
 

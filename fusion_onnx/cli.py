@@ -398,7 +398,8 @@ def inspect(
         fusions.add_row(escape(node.name), escape(node.function), escape(shown))
     if found.fusions:
         out.print(fusions)
-        out.print(_costs(found.fusions))
+        if any(node.cost for node in found.fusions):
+            out.print(_costs(found.fusions))
     for path, config in {} if found.fusions else found.configs.items():
         out.print(f"{escape(path)}: {escape(json.dumps(config))}", soft_wrap=True)
     if bodies:
@@ -412,19 +413,19 @@ def _costs(nodes: list[Any]) -> Table:
     table = Table(title=f"forms, and what a call costs{' at ' + escape(', '.join(sizes)) if sizes else ''}")
     table.add_column("fusion", overflow="fold")
     table.add_column("form", overflow="fold")
-    for heading in ("operations", "bytes", "weights"):
+    for heading in ("operations", "bytes", "weights", "µs, by the rule"):
         table.add_column(heading, justify="right")
     for node in nodes:
         rows = {str(node.cost.get("form", "")): node.cost, **(node.cost.get("others") or {})}
         for form, cost in rows.items():
             by = f"{form}, by {cost['by']}" if cost.get("by") else form
             said = escape("; ".join(filter(None, [by, cost.get("algebra")])))
-            numbers = [cost.get(key) for key in ("operations", "bytes", "weights")]
+            numbers = [cost.get(key) for key in ("operations", "bytes", "weights", "microseconds")]
             taken = cost is node.cost
             table.add_row(
                 escape(node.name) if taken else "",
                 said if taken else f"[dim]{said}[/]",
-                *(f"{number:,}" if isinstance(number, int) else "" for number in numbers),
+                *(f"{number:,}" if isinstance(number, int | float) else "" for number in numbers),
                 style=None if taken else "dim",
             )
     return table
@@ -486,6 +487,7 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for JSON, Markdown and a plot.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what bench wrote there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure strategies side by side with eager PyTorch, torch.compile, a plain export and OpenVINO.
@@ -501,7 +503,10 @@ def bench(
 
     from fusion_onnx import bench as benchmark
 
-    _writable(output)
+    if output is not None and (output.is_file() or ((output / "fusions.json").exists() and not overwrite)):
+        raise FileExistsError(
+            f"{output} exists; name a folder, and pass --overwrite to replace what bench wrote there."
+        )
     for name in strategies or ():
         fusion_onnx.get(name)
     names = strategies or (), scenario or (), contender or ()

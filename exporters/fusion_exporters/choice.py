@@ -125,7 +125,10 @@ class Chooser:
                     f"form names {unknown}, which are no fusions of the module; it has {sorted(self._named)}."
                 )
         elif self.wanted not in (AUTO, FASTEST) and len(self._missed) == len(self._named):
-            raise ExportError(f"no fusion of the module has a form {self.wanted!r}. " + " ".join(self._missed))
+            raise ExportError(
+                f"no fusion of the module has a form {self.wanted!r} (a tuning file ends in .json). "
+                + " ".join(self._missed)
+            )
 
     def _named_form(self, fusion: Fusion, path: str, wanted: str, bodies: Mapping[str, ir.Function]) -> str:
         if wanted in bodies:

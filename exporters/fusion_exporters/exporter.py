@@ -182,7 +182,9 @@ def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, provi
     except SessionError as error:
         if "cannot load" in str(error):
             raise ExportError(f"what was exported is no valid model: {error}") from error
-        raise ExportError(f"cannot be verified here: {error}. Or pass verify=False to export it unverified.") from error
+        raise ExportError(
+            f"cannot be verified here: {error}. Or export it unverified: verify=False, --no-verify."
+        ) from error
 
 
 def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:

@@ -146,7 +146,7 @@ def row(
                 raise ArithmeticError(f"it is off by {off:.1e} of the largest entry")
             calls[contender] = call
         except Exception as error:
-            failed[contender] = f"{type(error).__name__}: {first_line(error)[:160]}"
+            failed[contender] = f"{type(error).__name__}: {first_line(error)[:300]}"
     together = measured(calls, seconds)
     operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / together.pop("matrix")
     floor = max(together.pop("copy"), operations / rate)
@@ -225,7 +225,7 @@ def run(
     ):
         for name in given:
             if name not in known:
-                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(known)}.")
+                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(map(repr, known))}.")
     rows = []
     for scenario in SCENARIOS:
         if scenarios and scenario.name not in scenarios:
@@ -235,6 +235,8 @@ def run(
             with_files = files and (scenario.structured or scenario.rows > 16)
             among = list(contenders) or list(CONTENDERS)
             rows.append(row(name, fusion, scenario, among, seconds, dtype=getattr(torch, dtype), files=with_files))
+    if not rows:
+        raise ValueError(f"{', '.join(strategies)} is in no such scenario: the structured one has projections alone.")
     return rows
 
 
@@ -250,9 +252,15 @@ def write(folder: Path, rows: list[Row]) -> None:
         ratios(rows, folder / "fusions.png")
 
 
+_LEGEND = (
+    "plain export: the stacked formula by torch.onnx.export, in ONNX Runtime; ours: our file in a session of ours; "
+    "ours raw: the same file in ONNX Runtime's own session; openvino: the same in OpenVINO itself."
+)
+
+
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown: times interleaved, as a multiple of the floor's, and alone; then the files."""
-    lines = []
+    lines = ["Each cell: the median time beside the others (as a multiple of the floor), and alone. " + _LEGEND, ""]
     for scenario in dict.fromkeys(r.scenario for r in rows):
         here = [r for r in rows if r.scenario == scenario]
         contenders = [c for c in CONTENDERS if any(c in r.together for r in here)]

@@ -82,7 +82,8 @@ def divides(name: str, value: int, of: str, whole: int) -> int:
     """Return whole / value; raise FusionError where that leaves a rest."""
     if whole % value:
         fits = ", ".join(str(d) for d in range(1, min(whole, 1000) + 1) if whole % d == 0)
-        raise FusionError(f"{name} divides {of}; {name}={value} does not divide {of}={whole}. Fitting: {fits}, ....")
+        more = ", ..." if whole > 1000 else ""
+        raise FusionError(f"{name} divides {of}; {name}={value} does not divide {of}={whole}. Fitting: {fits}{more}.")
     return whole // value
 
 

@@ -52,7 +52,6 @@ def _in_order(xs: Sequence[T], minimum: Callable[[T, T], T], maximum: Callable[[
     return wires
 
 
-@functools.cache
 def merge_exchange(k: int) -> tuple[tuple[int, int], ...]:
     """Return the comparators (i, j) that put k values in order, the smaller one of each pair to i."""
     comparators = []

@@ -76,8 +76,8 @@ class Session:
         ort = _ort.load()
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; give at least 1, or None for ONNX Runtime's choice")
-        if static_shapes is not None and static_shapes < 0:
-            raise ValueError(f"static_shapes is {static_shapes}; give 0 or more, or None for the default")
+        if static_shapes is not None and (not isinstance(static_shapes, int) or static_shapes < 0):
+            raise ValueError(f"static_shapes is {static_shapes!r}; give 0 or more, or None for the default")
         if static_shapes and session_options is not None:
             raise ValueError("static_shapes makes sessions with options of their own; leave out session_options")
         options = _options(ort) if session_options is None else session_options
