@@ -35,7 +35,7 @@ def main() -> None:
         cached = "they fit into the last cache, where a copy is fast" if k == 16 else ""
         lines += [
             _line(f"entrywise, k = {k} of {size}: the best provider within 1.15 × a copy of the same bytes",
-                  [time / row["floor"] <= 1.15 for time, row in zip(best, here[k], strict=True)], cached),
+                  [time / _copy(row) <= 1.15 for time, row in zip(best, here[k], strict=True)], cached),
             _line("the same: not slower than torch.compile of the best formula",
                   [time <= t["compiled"] for time, t in zip(best, times, strict=True)],
                   "the median: its minima and maxima go through the first cache, not through registers alone"),
@@ -68,7 +68,7 @@ def main() -> None:
         lines += ["", f"| entrywise, k = {k} of {size} | {' | '.join(columns)} |"]
         lines.append("|---" + "|---:" * len(columns) + "|")
         for row in here[k]:
-            floors = {"together": row["floor"], "alone": row["alone"]["copy"]}
+            floors = {"together": _copy(row), "alone": row["alone"]["copy"]}
             cells = [f"{row['strategy']} | {floors['together'] * 1e3:.2f}"]
             for column, contender in (
                 *(("together", c) for c in ("ours", "openvino", "compiled", "plain_export")),
@@ -81,6 +81,10 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     (RESULTS / "targets.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def _copy(row: dict[str, Any]) -> float:
+    return float(row.get("copy", row["floor"]))
 
 
 def _target(target: str, measured: str, met: bool, reason: str = "") -> str:

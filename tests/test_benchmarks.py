@@ -18,7 +18,10 @@ def test_a_row_has_every_contender_or_the_reason(name):
     found = rows.row(name, fusion, scenario, names, 0.01)
     assert found.failed == {}
     assert set(found.together) == set(names)
-    assert all(seconds > 0 for seconds in (*found.together.values(), found.floor))
+    assert all(seconds > 0 for seconds in (*found.together.values(), found.copy, found.rate))
+    assert found.floor == max(found.copy, found.operations / found.rate)
+    wanted = {"median": 4 * 5 * 8, "learned_weighted_sum": 5 * 5 * 8, "low_rank_concatenation": 2 * 5 * (24 + 4)}
+    assert found.operations >= wanted[name] * getattr(fusion, "r", 1)
     text = rows.table([found])
     assert "### small" in text
     assert f"| {name} |" in text

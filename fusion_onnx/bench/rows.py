@@ -55,7 +55,7 @@ SCENARIOS = (
 class Row:
     """Seconds, medians: together (interleaved) and alone; failed: why a contender has none.
 
-    floor: the least time, by the bytes moved (a copy's) or by the operations at `rate` (per second, measured).
+    floor: the least time, the longer of `copy`, that of the bytes moved, and the operations at the measured `rate`.
     files: of each kind of file, `export` and `load` in seconds, its `bytes`, and the `peak` of memory (bytes) that
     loading it and running it once in ONNX Runtime adds to a process.
     """
@@ -64,6 +64,7 @@ class Row:
     scenario: str
     bytes_moved: int
     operations: int
+    copy: float
     rate: float
     floor: float
     together: dict[str, float] = field(default_factory=dict)
@@ -149,7 +150,7 @@ def row(
             failed[contender] = f"{type(error).__name__}: {first_line(error)[:300]}"
     together = measured(calls, seconds)
     operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / together.pop("matrix")
-    floor = max(together.pop("copy"), operations / rate)
+    copy = together.pop("copy")
     del calls["matrix"]
     alone = {
         contender: measured({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
@@ -157,7 +158,8 @@ def row(
     facts = {}
     for kind, export in {"ours": exported, "plain_export": plainly_exported}.items() if files else ():
         facts[kind] = of_file(functools.partial(export, fusion, xs, w), [x.numpy() for x in xs])
-    return Row(name, scenario.name, moved, operations, rate, floor, together, alone, failed, facts)
+    floor = max(copy, operations / rate)
+    return Row(name, scenario.name, moved, operations, copy, rate, floor, together, alone, failed, facts)
 
 
 def _on_host(y: Any) -> Any:
@@ -273,7 +275,7 @@ def table(rows: list[Row]) -> str:
                 else "–"
                 for c in contenders
             ]
-            by = " (operations)" if r.operations / r.rate >= r.floor else ""
+            by = " (operations)" if r.floor > r.copy else ""
             lines.append(f"| {r.strategy} | {_short(r.floor)}{by} | {' | '.join(cells)} |")
         absent: dict[str, list[str]] = {}
         for r in here:
