@@ -1,7 +1,8 @@
 """Measure every form against the rule that chooses among them: `python -m benchmarks.forms`.
 
 For each strategy and scenario: each form's time (bound calls, the forms in turn), the rule's estimate, the form that
-the rule takes, and its regret: how much slower it is than the fastest of the forms it may take.
+the rule takes, and its regret: how much slower it is than the fastest of the forms it may take. Entrywise strategies
+are measured in ONNX Runtime's own operators too, as in a session without fused kernels.
 """
 
 import argparse
@@ -24,13 +25,17 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
     """Measure one fusion's forms with constant parameters, as a trained layer has them."""
     torch.manual_seed(0)
     layer = fusion_onnx.FusionLayer(fusion)
-    calls, facts = {}, {}
+    calls, bare, facts = {}, {}, {}
+    arrays = [x.numpy() for x in xs]
     for form in fusion.forms():
         try:
             made = fusion_onnx.export(layer, tuple(xs), form=form, verify=False)
         except ExportError:
             continue  # nothing to offer
-        calls[form] = fusion_onnx.Session(made, "cpu", threads=torch.get_num_threads()).bind(*[x.numpy() for x in xs])
+        threads = torch.get_num_threads()
+        calls[form] = fusion_onnx.Session(made, "cpu", threads=threads).bind(*arrays)
+        if fusion.entrywise:
+            bare[form] = fusion_onnx.Session(made, "cpu", threads=threads, fuse=False).bind(*arrays)
         about = json.loads(next(p.value for p in made.model.metadata_props if p.key == "fusion_onnx.forms"))
         (facts[form],) = about.values()
     chosen = fusion_onnx.export(layer, tuple(xs), verify=False).model.metadata_props
@@ -38,10 +43,12 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
     times = measured(calls, seconds)
     forms = fusion.forms()
     best = min(times[form] for form in times if forms[form].faithful)
+    operators = measured(bare, seconds) if bare else {}
     return {
         "strategy": name,
         "scenario": scenario,
         "forms": {f: {"microseconds": t * 1e6, "rule": facts[f]["microseconds"]} for f, t in times.items()},
+        "without kernels": {f: {"microseconds": t * 1e6} for f, t in operators.items()},
         "chosen": taken["form"],
         "regret": times[taken["form"]] / best,
     }
