@@ -19,6 +19,7 @@ from fusion_exporters.inputs import ExportError
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
+from fusion_onnx.forms import facts_in
 
 
 def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: float) -> dict[str, Any]:
@@ -36,10 +37,8 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
         calls[form] = fusion_onnx.Session(made, "cpu", threads=threads).bind(*arrays)
         if fusion.entrywise:
             bare[form] = fusion_onnx.Session(made, "cpu", threads=threads, fuse=False).bind(*arrays)
-        about = json.loads(next(p.value for p in made.model.metadata_props if p.key == "fusion_onnx.forms"))
-        (facts[form],) = about.values()
-    chosen = fusion_onnx.export(layer, tuple(xs), verify=False).model.metadata_props
-    (taken,) = json.loads(next(p.value for p in chosen if p.key == "fusion_onnx.forms")).values()
+        facts[form] = _facts(made)
+    taken = _facts(fusion_onnx.export(layer, tuple(xs), verify=False))
     times = measured(calls, seconds)
     forms = fusion.forms()
     best = min(times[form] for form in times if forms[form].faithful)
@@ -52,6 +51,11 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
         "chosen": taken["form"],
         "regret": times[taken["form"]] / best,
     }
+
+
+def _facts(made: Any) -> dict[str, Any]:
+    (facts,) = facts_in({p.key: p.value for p in made.model.metadata_props}).values()
+    return facts
 
 
 def main() -> None:

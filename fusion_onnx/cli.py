@@ -503,6 +503,7 @@ def bench(
 
     from fusion_onnx import bench as benchmark
 
+    _writable(output)
     if output is not None and (output.is_file() or ((output / "fusions.json").exists() and not overwrite)):
         raise FileExistsError(
             f"{output} exists; name a folder, and pass --overwrite to replace what bench wrote there."

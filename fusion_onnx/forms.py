@@ -60,12 +60,18 @@ def algebra_in(metadata: Mapping[str, str]) -> dict[str, str]:
     return _told(metadata, "algebra")
 
 
-def _told(metadata: Mapping[str, str], key: str) -> dict[str, str]:
+def facts_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return all that a file's metadata tells of each fusion's form, by its node's name: see `Chosen.facts`."""
     try:
         facts = json.loads(metadata.get("fusion_onnx.forms", "{}"))
-        return {node: str(fact[key]) for node, fact in facts.items() if key in fact}
-    except (json.JSONDecodeError, TypeError, AttributeError):
+    except json.JSONDecodeError:
         return {}
+    told = facts.items() if isinstance(facts, dict) else ()
+    return {node: fact for node, fact in told if isinstance(fact, dict)}
+
+
+def _told(metadata: Mapping[str, str], key: str) -> dict[str, str]:
+    return {node: str(fact[key]) for node, fact in facts_in(metadata).items() if key in fact}
 
 
 def forms_of(cls: type) -> dict[str, Form]:

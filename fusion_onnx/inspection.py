@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusion_onnx.forms import facts_in
 from fusion_onnx.runtime import ModelHeader, read_header
 
 DOMAIN = "fusion_onnx"
@@ -68,9 +69,7 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     header = read_header(path)
     configs = _json(header.metadata.get("fusion_onnx.fusions")) or {}
     verification = _json(header.metadata.get("fusion_onnx.verification"))
-    return Inspection(
-        header, _nodes(path, _json(header.metadata.get("fusion_onnx.forms")) or {}), configs, verification
-    )
+    return Inspection(header, _nodes(path, facts_in(header.metadata)), configs, verification)
 
 
 def _json(text: str | None) -> Any:
@@ -78,11 +77,6 @@ def _json(text: str | None) -> Any:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError:
         return None
-
-
-def _cost(costs: Any, name: str) -> dict[str, Any]:
-    found = costs.get(name) if isinstance(costs, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def _nodes(path: str | os.PathLike[str], costs: dict[str, Any]) -> list[FusionNode]:
@@ -98,5 +92,5 @@ def _nodes(path: str | os.PathLike[str], costs: dict[str, Any]) -> list[FusionNo
         if node.domain == DOMAIN:
             config = next((_json(a.s.decode()) for a in node.attribute if a.name == "config"), None) or {}
             body = onnx.printer.to_text(bodies[node.op_type]) if node.op_type in bodies else ""
-            found.append(FusionNode(node.name, node.op_type, config, body, _cost(costs, node.name)))
+            found.append(FusionNode(node.name, node.op_type, config, body, costs.get(node.name, {})))
     return found

@@ -222,6 +222,14 @@ class _Program:
     runs: list[_Run]
 
 
+def float_dtype(name: str) -> torch.dtype:
+    """Return a dtype that numpy has too, by its name; raise ValueError for another."""
+    if name not in ("float16", "float32", "float64"):
+        raise ValueError(f"dtypes are float16, float32 and float64; got {name!r}.")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
 def matrix(
     strategies: Sequence[str | type[Fusion]] | None = None,
     runtimes: Sequence[str] | None = None,
@@ -249,15 +257,13 @@ def matrix(
     unknown = [name for name in chosen if name not in backends.names()]
     if unknown:
         raise ValueError(f"there is no runtime {unknown[0]!r}; there are {', '.join(backends.names())}.")
-    for name in dtypes:
-        if name not in ("float16", "float32", "float64"):
-            raise ValueError(f"dtypes are float16, float32 and float64; got {name!r}.")
+    kinds = {name: float_dtype(name) for name in dtypes}
     tell = report or (lambda line: None)
     programs: dict[tuple[str, str], list[_Program]] = {}
     for cls in classes:
         tell(f"exporting {cls.strategy()}")
         for name in dtypes:
-            programs[cls.strategy(), name] = list(_programs(cls, getattr(torch, name), cls.cases[:cases]))
+            programs[cls.strategy(), name] = list(_programs(cls, kinds[name], cls.cases[:cases]))
     infos, cells = [], {}
     for runtime in chosen:
         backend = backends.get(runtime)

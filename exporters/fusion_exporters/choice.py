@@ -1,6 +1,5 @@
 """Which of its forms each fusion is exported in: by the cost rule, by what was measured, or as the user says."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ import onnx_ir as ir
 from fusion_exporters.bodies import NotOffered, build_body
 from fusion_exporters.costs import RATES, Cost, cost
 from fusion_exporters.inputs import ExportError
+from fusion_exporters.tuning import size_of
 from fusion_onnx.contract import Fusion
 
 AUTO, FASTEST = "auto", "fastest"
@@ -89,12 +89,11 @@ class Chooser:
         rates = RATES.get(self.provider, RATES["cpu"])
         seconds = {name: one.seconds_with_kernels(rates, blocks) for name, one in costs.items()}
         first = next(iter(bodies))
-        found, by = None, "the form that was asked for"
+        found, by = None, "request"
         if wanted in (AUTO, FASTEST):
             if self.measured is not None:
-                given = [shape for shape, _ in shapes[:count]]
-                rows, width = math.prod(given[0][:-1]), sum(shape[-1] if shape else 1 for shape in given)
-                found = self.measured(bodies[first].name, self.provider, rows, width, dtype.numpy().name)
+                size = size_of([shape for shape, _ in shapes[:count]])
+                found = self.measured(bodies[first].name, self.provider, *size, dtype.numpy().name)
             if found is not None and found not in forms:
                 raise ExportError(
                     f"the tuning file says {found!r} for {path}, which has {', '.join(forms)}. Tune again."

@@ -129,10 +129,14 @@ def tune(
             runs[form] = Session(made, providers).bind(*tensors)
         times = measured(runs, seconds)
         best = fastest(times, [form for form in times if forms[form].faithful])
-        rows, width = math.prod(call.xs[0].shape[:-1]), sum(x.shape[-1] if x.ndim else 1 for x in call.xs)
-        where = (provider_of(providers), rows, width, dtype_of(call.xs[0]))
+        where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_of(call.xs[0]))
         found.entries.append(Measured(name, function, *where, best, times))
     return found
+
+
+def size_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return the rows of inputs with these shapes, and their widths together."""
+    return math.prod(shapes[0][:-1]), sum(shape[-1] if shape else 1 for shape in shapes)
 
 
 def _ratio(a: int, b: int) -> float:

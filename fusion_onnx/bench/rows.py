@@ -28,6 +28,8 @@ import fusion_onnx
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS, exported, plainly_exported
+from fusion_onnx.forms import facts_in
+from fusion_onnx.parity import float_dtype
 from fusion_onnx.runtime._probe import first_line
 
 
@@ -113,7 +115,7 @@ def multiplier() -> Callable[[], Any]:
 def operations_of(fusion: Fusion, xs: list[torch.Tensor], w: torch.Tensor | None) -> int:
     """Return the multiplications and additions of the form that a fusion is exported in."""
     proto = onnx.load_model_from_string(exported(fusion, xs, w))
-    (facts,) = json.loads(next(p.value for p in proto.metadata_props if p.key == "fusion_onnx.forms")).values()
+    (facts,) = facts_in({p.key: p.value for p in proto.metadata_props}).values()
     return int(facts["operations"])
 
 
@@ -219,8 +221,7 @@ def run(
 
     Raises ValueError for a name that is none.
     """
-    if dtype not in ("float16", "float32", "float64"):
-        raise ValueError(f"dtypes are float16, float32 and float64; got {dtype!r}.")
+    kept = float_dtype(dtype)
     for kind, given, known in (
         ("scenario", scenarios, [s.name for s in SCENARIOS]),
         ("contender", contenders, list(CONTENDERS)),
@@ -236,7 +237,7 @@ def run(
             report(f"{scenario.name}: {name}")
             with_files = files and (scenario.structured or scenario.rows > 16)
             among = list(contenders) or list(CONTENDERS)
-            rows.append(row(name, fusion, scenario, among, seconds, dtype=getattr(torch, dtype), files=with_files))
+            rows.append(row(name, fusion, scenario, among, seconds, dtype=kept, files=with_files))
     if not rows:
         raise ValueError(f"{', '.join(strategies)} is in no such scenario: the structured one has projections alone.")
     return rows
@@ -254,15 +255,13 @@ def write(folder: Path, rows: list[Row]) -> None:
         ratios(rows, folder / "fusions.png")
 
 
-_LEGEND = (
-    "plain export: the stacked formula by torch.onnx.export, in ONNX Runtime; ours: our file in a session of ours; "
-    "ours raw: the same file in ONNX Runtime's own session; openvino: the same in OpenVINO itself."
-)
-
-
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown: times interleaved, as a multiple of the floor's, and alone; then the files."""
-    lines = ["Each cell: the median time beside the others (as a multiple of the floor), and alone. " + _LEGEND, ""]
+    lines = ["Each cell: the median time beside the others (as a multiple of the floor), and alone.", ""]
+    lines += [
+        f"- {c.replace('_', ' ')}: {CONTENDERS[c].__doc__}" for c in CONTENDERS if any(c in r.together for r in rows)
+    ]
+    lines.append("")
     for scenario in dict.fromkeys(r.scenario for r in rows):
         here = [r for r in rows if r.scenario == scenario]
         contenders = [c for c in CONTENDERS if any(c in r.together for r in here)]

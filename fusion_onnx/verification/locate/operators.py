@@ -16,7 +16,7 @@ def blamed(case: Case, name: str, wanted: Tensor | None) -> str:
 
     A value like some other of eager's was computed rightly and only brought to the wrong place.
     """
-    if name in case.graph.inputs or name not in case.graph.maker or case.graph.maker[name] in case.graph.group_of:
+    if name in case.graph.inputs or name not in case.graph.maker or case.graph.owner(name):
         return ""
     got = case.values.get(name)
     if got is not None and (not floating(got) or _known(case, got, wanted)):

@@ -32,13 +32,8 @@ def wrong_outputs(case: Case) -> Location | None:
 
 def _whole(case: Case) -> Location | None:
     """Check the file as it is, with all that ONNX Runtime optimises: every part of it is right."""
-    if case.subject.providers == "cpu":
-        return _optimised(case, "cpu", "runtime")
-    return _optimised(case, case.subject.providers, "device")
-
-
-def _optimised(case: Case, providers: Any, fault: str) -> Location | None:
-    graph = case.graph
+    graph, providers = case.graph, case.subject.providers
+    fault = "runtime" if providers == "cpu" else "device"
     try:
         outputs = graph.run(case.tensors, providers)
     except Exception as error:
