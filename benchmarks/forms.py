@@ -18,8 +18,17 @@ import fusion_onnx
 from fusion_exporters.inputs import ExportError
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
-from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
+from fusion_onnx.bench.rows import SCENARIOS as BENCHED
+from fusion_onnx.bench.rows import Scenario, fusions, machine
 from fusion_onnx.forms import facts_in
+
+SCENARIOS = (
+    *BENCHED,
+    Scenario("k = 2 of (1024, 256)", 2, 1024, 256),
+    Scenario("k = 64 of (1024, 256)", 64, 1024, 256),
+    Scenario("structured, batch 1", 4, 1, 1024, structured=True),
+    Scenario("structured, batch 1024", 4, 1024, 1024, structured=True),
+)
 
 
 def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: float) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def kernel(fusion, rows, form):
 @pytest.mark.parametrize(("times", "many"), [("forms", 40), ("without kernels", 20)])
 def test_the_rule_against_what_was_measured(times, many):
     rows = json.loads(RESULTS.read_text())["rows"]
-    from fusion_onnx.bench.rows import SCENARIOS, fusions
+    from benchmarks.forms import SCENARIOS, fusions
 
     regrets = {}
     for scenario in SCENARIOS:
