@@ -17,6 +17,8 @@ FACTORED = (
     "dual_low_rank_kronecker_concatenation", "random_matrix_adaptation",
 )  # fmt: skip
 
+_SLOWER = {"median": "its minima and maxima go through the first cache, not through registers alone"}
+
 
 def main() -> None:
     """Read fusions.json and growth.json, and write the table."""
@@ -36,9 +38,7 @@ def main() -> None:
         lines += [
             _line(f"entrywise, k = {k} of {size}: the best provider within 1.15 × a copy of the same bytes",
                   [time / _copy(row) <= 1.15 for time, row in zip(best, here[k], strict=True)], cached),
-            _line("the same: not slower than torch.compile of the best formula",
-                  [time <= t["compiled"] for time, t in zip(best, times, strict=True)],
-                  "the median: its minima and maxima go through the first cache, not through registers alone"),
+            _compiled(here[k], best),
             _number("the same on ONNX Runtime's CPU provider: 3 × a plain export, geometric mean",
                     _geometric(plain), 3),
             _line("and no strategy below it", [ratio >= 1 for ratio in plain]),
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _copy(row: dict[str, Any]) -> float:
-    return float(row.get("copy", row["floor"]))
+    return float(row["copy"])
 
 
 def _target(target: str, measured: str, met: bool, reason: str = "") -> str:
@@ -93,6 +93,21 @@ def _target(target: str, measured: str, met: bool, reason: str = "") -> str:
 
 def _line(target: str, met: list[bool], reason: str = "") -> str:
     return _target(target, f"{sum(met)} of {len(met)} strategies", all(met), reason)
+
+
+def _compiled(rows: list[dict[str, Any]], best: list[float]) -> str:
+    """Name the strategies that are slower than torch.compile, and say whether they are when repeated alone."""
+    slower, reasons = [], []
+    for row, time in zip(rows, best, strict=True):
+        beside, alone = (
+            ours / t["compiled"] for ours, t in ((time, row["together"]), (row["alone"]["ours"], row["alone"]))
+        )
+        if beside <= 1:
+            continue
+        slower.append(f"{row['strategy']} {beside:.2f} ×, alone {alone:.2f} ×")
+        reasons.append(f"{row['strategy']}: {_SLOWER.get(row['strategy'], 'noise' if alone <= 1 else 'not known')}")
+    said = f"{len(rows) - len(slower)} of {len(rows)} strategies" + "".join(f"; {one}" for one in slower)
+    return _target("the same: not slower than torch.compile of the best formula", said, not slower, "; ".join(reasons))
 
 
 def _number(target: str, ratio: float, wanted: float, reason: str = "") -> str:
