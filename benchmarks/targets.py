@@ -99,13 +99,12 @@ def _compiled(rows: list[dict[str, Any]], best: list[float]) -> str:
     """Name the strategies that are slower than torch.compile, and say whether they are when repeated alone."""
     slower, reasons = [], []
     for row, time in zip(rows, best, strict=True):
-        beside, alone = (
-            ours / t["compiled"] for ours, t in ((time, row["together"]), (row["alone"]["ours"], row["alone"]))
-        )
-        if beside <= 1:
-            continue
-        slower.append(f"{row['strategy']} {beside:.2f} ×, alone {alone:.2f} ×")
-        reasons.append(f"{row['strategy']}: {_SLOWER.get(row['strategy'], 'noise' if alone <= 1 else 'not known')}")
+        name, beside = row["strategy"], time / row["together"]["compiled"]
+        alone = row["alone"]["ours"] / row["alone"]["compiled"]
+        if beside > 1:
+            slower.append(f"{name} {beside:.2f} ×, alone {alone:.2f} ×")
+            usual = "noise, since alone it is not" if alone <= 1 else "not known"
+            reasons.append(f"{name}: {_SLOWER.get(name, usual)}")
     said = f"{len(rows) - len(slower)} of {len(rows)} strategies" + "".join(f"; {one}" for one in slower)
     return _target("the same: not slower than torch.compile of the best formula", said, not slower, "; ".join(reasons))
 
