@@ -37,7 +37,7 @@ def main() -> None:
         cached = "they fit into the last cache, where a copy is fast" if k == 16 else ""
         lines += [
             _line(f"entrywise, k = {k} of {size}: the best provider within 1.15 × a copy of the same bytes",
-                  [time / _copy(row) <= 1.15 for time, row in zip(best, here[k], strict=True)], cached),
+                  [time / row["copy"] <= 1.15 for time, row in zip(best, here[k], strict=True)], cached),
             _compiled(here[k], best),
             _number("the same on ONNX Runtime's CPU provider: 3 × a plain export, geometric mean",
                     _geometric(plain), 3),
@@ -68,7 +68,7 @@ def main() -> None:
         lines += ["", f"| entrywise, k = {k} of {size} | {' | '.join(columns)} |"]
         lines.append("|---" + "|---:" * len(columns) + "|")
         for row in here[k]:
-            floors = {"together": _copy(row), "alone": row["alone"]["copy"]}
+            floors = {"together": row["copy"], "alone": row["alone"]["copy"]}
             cells = [f"{row['strategy']} | {floors['together'] * 1e3:.2f}"]
             for column, contender in (
                 *(("together", c) for c in ("ours", "openvino", "compiled", "plain_export")),
@@ -81,10 +81,6 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     (RESULTS / "targets.md").write_text(text, encoding="utf-8")
     print(text)
-
-
-def _copy(row: dict[str, Any]) -> float:
-    return float(row["copy"])
 
 
 def _target(target: str, measured: str, met: bool, reason: str = "") -> str:
@@ -103,7 +99,7 @@ def _compiled(rows: list[dict[str, Any]], best: list[float]) -> str:
         alone = row["alone"]["ours"] / row["alone"]["compiled"]
         if beside > 1:
             slower.append(f"{name} {beside:.2f} ×, alone {alone:.2f} ×")
-            usual = "noise, since alone it is not" if alone <= 1 else "not known"
+            usual = "not when repeated alone" if alone <= 1 else "not known"
             reasons.append(f"{name}: {_SLOWER.get(name, usual)}")
     said = f"{len(rows) - len(slower)} of {len(rows)} strategies" + "".join(f"; {one}" for one in slower)
     return _target("the same: not slower than torch.compile of the best formula", said, not slower, "; ".join(reasons))

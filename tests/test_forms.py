@@ -15,7 +15,7 @@ from fusion_exporters.choice import Chooser
 from fusion_exporters.costs import RATES
 from fusion_exporters.tuning import Measured, measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
-from fusion_onnx.forms import forms_in
+from fusion_onnx.forms import facts_in, forms_in
 from fusion_onnx.fusions.sum import SumFusion
 from fusion_onnx.runtime._wire import Message
 from fusion_onnx.runtime.fused.program import compile_function
@@ -43,7 +43,7 @@ def inputs(fusion, rows=4, dtype=torch.float32):
 
 
 def facts(model):
-    return json.loads(next(p.value for p in model.metadata_props if p.key == "fusion_onnx.forms"))
+    return facts_in({p.key: p.value for p in model.metadata_props})
 
 
 def chosen(fusion, rows, **options):
