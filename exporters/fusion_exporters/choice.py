@@ -21,10 +21,14 @@ _WORTH = 0.9
 
 @dataclass(frozen=True)
 class Chosen:
-    """A fusion in the form it is exported in: its body, by what it was chosen, and what each form looked at costs."""
+    """A fusion in the form it is exported in, by what it was chosen, and what each form looked at costs.
+
+    text: the body's bytes without its name, which tell it from another of the same name.
+    """
 
     fusion: Fusion
     body: ir.Function
+    text: bytes
     form: str
     by: str
     costs: Mapping[str, Cost]
@@ -38,6 +42,15 @@ class Chosen:
             for name, one in self.costs.items()
         }
         return {"form": self.form, "by": self.by, **each.pop(self.form), "sizes": dict(self.sizes), "others": each}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a fusion can be written as for a node's inputs, by the form's name: bodies, their bytes, what they cost."""
+
+    bodies: Mapping[str, ir.Function]
+    texts: Mapping[str, bytes]
+    costs: Mapping[str, Cost]
 
 
 @dataclass
@@ -57,6 +70,7 @@ class Chooser:
     sizes: Mapping[str, int] = field(default_factory=dict)
     measured: Callable[[str, str, int, int, str], str | None] | None = None
     alone: bool = False
+    _candidates: dict[Any, Candidates] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
     _missed: list[str] = field(default_factory=list)
     _followed: bool = False
@@ -78,13 +92,11 @@ class Chooser:
         dtype = inputs[0].dtype
         assert dtype is not None
         shapes = [(self._shape(value), _constant(value)) for value in inputs]
-        bodies, costs = {}, {}
-        for name in forms:
-            try:
-                bodies[name] = build_body(fusion.in_form(name), inputs, count, fusion._buffer_names, opset)
-            except NotOffered:
-                continue
-            costs[name] = cost(bodies[name], shapes, dtype)
+        key = (type(fusion), fusion._record, dtype, repr(shapes), count, opset)
+        if key not in self._candidates:
+            self._candidates[key] = _candidates(fusion, inputs, count, opset, shapes)
+        candidates = self._candidates[key]
+        bodies, costs = candidates.bodies, candidates.costs
         blocks = self.alone and fusion.entrywise and self.provider == "cpu"
         rates = RATES.get(self.provider, RATES["cpu"])
         seconds = {name: one.seconds_with_kernels(rates, blocks) for name, one in costs.items()}
@@ -108,7 +120,8 @@ class Chooser:
                 found = _cheapest({n: costs[n].seconds(rates, blocks) for n in among}, among)
         else:
             found = self._named_form(fusion, path, wanted, bodies)
-        return Chosen(fusion.in_form(found), bodies[found], found, by, costs, seconds, self.sizes)
+        text = candidates.texts[found]
+        return Chosen(fusion.in_form(found), bodies[found], text, found, by, costs, seconds, self.sizes)
 
     def finish(self) -> None:
         """Raise ExportError where a wish met no fusion."""
@@ -141,6 +154,24 @@ class Chooser:
     def _shape(self, value: ir.Value) -> list[int]:
         assert value.shape is not None
         return [size if isinstance(size, int) else self.sizes.get(str(size), 1) for size in value.shape]
+
+
+def _candidates(
+    fusion: Fusion, inputs: Sequence[ir.Value], count: int, opset: int, shapes: Sequence[tuple[list[int], bool]]
+) -> Candidates:
+    bodies, texts, costs = {}, {}, {}
+    dtype = inputs[0].dtype
+    assert dtype is not None
+    for name in fusion.forms():
+        try:
+            bodies[name] = build_body(fusion.in_form(name), inputs, count, fusion._buffer_names, opset)
+        except NotOffered:
+            continue
+        proto = ir.serde.serialize_function(bodies[name])
+        costs[name] = cost(proto, shapes, dtype)
+        proto.name = ""
+        texts[name] = proto.SerializeToString(deterministic=True)
+    return Candidates(bodies, texts, costs)
 
 
 def _constant(value: ir.Value) -> bool:

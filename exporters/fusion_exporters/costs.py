@@ -23,6 +23,7 @@ import onnx
 import onnx_ir as ir
 
 from fusion_onnx.runtime.fused import has_kernel
+from fusion_onnx.runtime.fused.body import OPERATORS
 
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"})
 _VARIADIC = frozenset({"Sum", "Max", "Min", "Mean"})
@@ -110,9 +111,8 @@ class Cost:
         return {key: getattr(self, key) for key in ("operations", "bytes", "operators", "weights")}
 
 
-def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype: ir.DataType) -> Cost:
+def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]], dtype: ir.DataType) -> Cost:
     """Return what a body costs; inputs: the shape of each of its inputs, and whether it is constant."""
-    proto = ir.serde.serialize_function(body)
     sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
     constant = {name for name, (_, fixed) in zip(proto.input, inputs, strict=True) if fixed}
     inferred, integers = _inferred(proto, sizes, dtype)
@@ -142,8 +142,14 @@ def cost(body: ir.Function, inputs: Sequence[tuple[Sequence[int], bool]], dtype:
         weights,
         tuple(work),
         inputs_bytes,
-        has_kernel(proto.SerializeToString(), [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
+        _has_kernel(proto, [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
     )
+
+
+def _has_kernel(proto: onnx.FunctionProto, vectors: Sequence[int]) -> bool:
+    """Ask the kernels' compiler, where the operators' names leave it open."""
+    possible = all(node.op_type in OPERATORS for node in proto.node)
+    return possible and has_kernel(proto.SerializeToString(), vectors)
 
 
 def _inferred(

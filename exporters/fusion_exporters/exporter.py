@@ -19,6 +19,7 @@ from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
+from fusion_exporters.single import observe, single
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
@@ -106,21 +107,20 @@ def export(
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module):
         inputs = signature(module, example_inputs, dynamic, input_names)
-        made = _Making(module, inputs, opset, inline, output_names, form, providers)
-        model = made.model(algebra=optimize == "algebra")
-        verdict = _verified(module, model, inputs, providers) if verify else None
+        making = _Making(module, inputs, opset, inline, output_names, form, providers)
+        proto = making.proto(algebra=optimize == "algebra")
+        data = _serialized(proto)
+        verdict = _verified(module, data, inputs, providers) if verify else None
         if verdict is not None and not verdict.passed and optimize == "algebra":
-            rejected, model = verdict, made.model()
-            verdict = _verified(module, model, inputs, providers)
-            graph.describe(model, {"algebra": f"not done, it would differ: {rejected.reasons[0]}"})
-    if verdict is not None:
-        if not verdict.passed:
-            raise VerificationError(verdict)
-        graph.describe(model, {"verification": verdict.summary()})
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
+            proto = making.proto(note=f"not done, it would differ: {verdict.reasons[0]}")
+            data = _serialized(proto)
+            verdict = _verified(module, data, inputs, providers)
+    if verdict is not None and not verdict.passed:
+        raise VerificationError(verdict)
+    onnx.checker.check_model(data, full_check=True)
+    more = b"" if verdict is None else _noted(proto, "verification", verdict.summary())
     if target is not None:
-        _write(target, proto)
+        _write(target, data, more)
     return ExportResult(target, proto, verdict)
 
 
@@ -136,8 +136,8 @@ class _Making:
     form: Any
     providers: Any
 
-    def model(self, *, algebra: bool = False) -> ir.Model:
-        """Make it."""
+    def proto(self, *, algebra: bool = False, note: str = "") -> onnx.ModelProto:
+        """Make it; note: what the file says of the algebra that was tried before."""
         model = _translate(self.module, self.inputs, self.opset, self.output_names)
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
         refused = rewrite(model) if algebra else []
@@ -145,12 +145,11 @@ class _Making:
         graph.tidy(model)
         if self.inline == "all":
             model = graph.inlined(model)
-        graph.describe(model, {**_facts(self.module), "forms": forms})
         if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
             refused = ["nothing to do: no fusion has linear layers beside it to fold"]
-        if refused:
-            graph.describe(model, {"algebra": "; ".join(refused)})
-        return model
+        note = note or "; ".join(refused)
+        graph.describe(model, {**_facts(self.module), "forms": forms, **({"algebra": note} if note else {})})
+        return ir.to_proto(model)
 
 
 def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
@@ -176,9 +175,22 @@ def provider_of(providers: Any) -> str:
     return alias_of(auto_providers()[0]) if name == AUTO else name
 
 
-def _verified(module: torch.nn.Module, model: ir.Model, inputs: Signature, providers: Any) -> Verdict:
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    """Return a model's bytes: what is verified, checked and written."""
+    if proto.ByteSize() > MAX_BYTES:
+        raise ExportError(f"the model has {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}.")
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _noted(proto: onnx.ModelProto, key: str, fact: Any) -> bytes:
+    """Add a fact to a model's metadata; return the bytes that add it to the model's own, put behind them."""
+    graph.note(proto, key, fact)
+    return bytes(onnx.ModelProto(metadata_props=proto.metadata_props[-1:]).SerializeToString())
+
+
+def _verified(module: torch.nn.Module, model: bytes, inputs: Signature, providers: Any) -> Verdict:
     try:
-        return _verify(module, ir.to_proto(model).SerializeToString(), inputs.args, providers)
+        return _verify(module, model, inputs.args, providers)
     except SessionError as error:
         if "cannot load" in str(error):
             raise ExportError(f"what was exported is no valid model: {error}") from error
@@ -211,8 +223,16 @@ def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
 
 def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
     with torch.no_grad():
-        outputs = module(*inputs.args)  # what is wrong with the inputs shows here, in the module's own words
+        outputs, seen = observe(module, inputs)  # what is wrong with the inputs shows here, in the module's own words
     names = output_names(outputs, names, inputs.names)
+    return single(module, inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
+
+
+def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], opset: int) -> ir.Model:
+    """Return the model that torch traces, with each fusion as one opaque node; names: of its outputs.
+
+    Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
+    """
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -222,7 +242,7 @@ def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Se
                 verbose=False,
                 opset_version=opset,
                 input_names=inputs.names,
-                output_names=names,
+                output_names=list(names),
                 dynamic_shapes=inputs.dynamic_shapes(),
                 custom_translation_table=graph.translations(),
             )
@@ -298,14 +318,12 @@ def alone(module: torch.nn.Module) -> str:
     return fusion.strategy() if plain else ""
 
 
-def _write(target: Path, proto: onnx.ModelProto) -> None:
+def _write(target: Path, *parts: bytes) -> None:
     """Write through a temporary file beside the target, so that no reader ever sees half a model."""
-    if proto.ByteSize() > MAX_BYTES:
-        raise ExportError(f"the model has {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}.")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(proto.SerializeToString(deterministic=True))
+            file.writelines(parts)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
     except BaseException:

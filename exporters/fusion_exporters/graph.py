@@ -2,12 +2,13 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir import tensor_adapters
 from onnx_ir.passes import common as passes
 from onnxscript.values import Op, Opset
 
@@ -64,7 +65,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     Returns, for each fusion by its node's name, which form that is and what it costs.
     """
     opset, modules = model.opset_imports[""], dict(module.named_modules())
-    texts: dict[str, str] = {}
+    states = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    texts: dict[str, bytes] = {}
     classes: dict[str, type[Fusion]] = {}
     taken: dict[str, int] = {}
     forms: dict[str, Any] = {}
@@ -74,12 +76,12 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         config, count = node.attributes["config"].as_string(), node.attributes["count"].as_int()
         fusion = fusion_of(node)
         del node.attributes["torch_op"], node.attributes["count"]
-        path = _module_path(node, modules)
+        scope, path = _module_path(node, modules)
+        _store_parameters(node, count, fusion, scope, path, states)
         given = [_given(v) for v in node.inputs]
         usual = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
         chosen = choose(fusion, path or fusion.strategy(), given, count, opset, usual)
-        body = chosen.body
-        text = _text(body)
+        body, text = chosen.body, chosen.text
         if classes.get(body.name) is type(fusion) and texts[body.name] != text:
             body.name += "_" + digest(config)  # something that the name does not tell decides the body
         classes.setdefault(body.name, type(fusion))
@@ -90,24 +92,17 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
             )
         node.op_type = body.name
         model.functions[body.identifier()] = body
-        if len(node.inputs) > count + len(fusion._buffer_names):
-            _name_parameters(node, path)
         node.name = _numbered(path or fusion.strategy(), taken)
         forms[node.name] = chosen.facts()
         if NOTE in node.metadata_props:
             forms[node.name]["algebra"] = node.metadata_props[NOTE]
     choose.finish()
-    model.opset_imports[DOMAIN] = 1
-    if not texts:
-        del model.opset_imports[DOMAIN]
+    for domain in (DOMAIN, ""):  # one order, however the model was made
+        model.opset_imports.pop(domain, None)
+    model.opset_imports[""] = opset
+    if texts:
+        model.opset_imports[DOMAIN] = 1
     return forms
-
-
-def _text(body: ir.Function) -> str:
-    name, body.name = body.name, "body"
-    text: str = ir.serde.serialize_function(body).SerializeToString(deterministic=True).hex()
-    body.name = name
-    return text
 
 
 def _given(value: ir.Value | None) -> ir.Value:
@@ -121,24 +116,51 @@ def _scopes(node: ir.Node) -> list[str]:
     return scopes
 
 
-def _module_path(node: ir.Node, modules: Mapping[str, torch.nn.Module]) -> str:
-    """Return the path of the fusion's module, of its FusionLayer where it is inside one; empty for a bare fusion."""
+def _module_path(node: ir.Node, modules: Mapping[str, torch.nn.Module]) -> tuple[str, str]:
+    """Return the path of the fusion's module, and that of its FusionLayer, or else its own; empty for the root."""
     path = next((s for s in reversed(_scopes(node)) if isinstance(modules.get(s), Fusion)), "")
     owner = path.rpartition(".")[0]
-    return owner if isinstance(modules.get(owner), FusionLayer) and owner != path else path
+    return path, owner if isinstance(modules.get(owner), FusionLayer) and owner != path else path
 
 
-def _name_parameters(node: ir.Node, path: str) -> None:
-    """Call a folded `w` by the module's name for it instead of the operator that reshaped it."""
-    last = node.inputs[-1]
-    if last is not None and last.is_initializer() and "." not in (last.name or ""):
-        graph = node.graph
-        assert graph is not None and last.name is not None
-        name = f"{path}.w" if path else "w"
-        if name not in graph.initializers:
-            del graph.initializers[last.name]
-            last.name = name
-            graph.initializers[name] = last
+def _store_parameters(
+    node: ir.Node, count: int, fusion: Fusion, scope: str, path: str, states: Collection[str]
+) -> None:
+    """Store a fusion's constant parameters as its node takes them, flat and in its dtype, under the module's names."""
+    buffers = [f"{scope}.{name}" if scope else name for name in fusion._buffer_names]
+    for i, name in enumerate([*buffers, f"{path}.w" if path else "w"], count):
+        value = node.inputs[i] if i < len(node.inputs) else None
+        if value is None:
+            continue
+        value = _folded(value)
+        home = value.graph
+        if home is not None and value.is_initializer() and value.name not in states and name not in home.initializers:
+            del home.initializers[str(value.name)]
+            value.name = name
+            home.initializers[name] = value
+
+
+def _folded(value: ir.Value) -> ir.Value:
+    """Return an initializer for a value that is one, cast or made flat: torch leaves large ones to the runtime."""
+    operator = value.producer()
+    if operator is None or operator.domain or operator.op_type not in ("Cast", "Reshape"):
+        return value
+    source, *shape = operator.inputs
+    tensor = None if source is None or source.const_value is None else source.const_value.raw
+    flat = [None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in shape]
+    graph = operator.graph
+    if not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]) or value.dtype is None or graph is None:
+        return value
+    tensor = tensor.to(tensor_adapters.to_torch_dtype(value.dtype))
+    stored = tensor_adapters.TorchTensor(tensor.reshape(-1) if flat else tensor, name=value.name)
+    constant = ir.Value(name=value.name, shape=ir.Shape(stored.shape), type=value.type, const_value=stored)
+    value.replace_all_uses_with(constant)
+    graph.remove(operator, safe=True)
+    for unused in (source, *shape):
+        if unused is not None and unused.is_initializer() and not unused.uses() and unused.graph is not None:
+            del unused.graph.initializers[str(unused.name)]
+    graph.register_initializer(constant)
+    return constant
 
 
 def _same_symbol(names: list[str], axes: list[Axes], found: dict[str | None, ir.Value]) -> None:
@@ -225,7 +247,15 @@ def inlined(model: ir.Model) -> ir.Model:
 
 
 def describe(model: ir.Model, facts: Mapping[str, Any]) -> None:
-    """Write facts into the file's metadata, as `fusion_onnx.<key>`; what is not text goes in as JSON."""
-    for key, fact in facts.items():
-        text = fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
-        model.metadata_props[f"fusion_onnx.{key}"] = text
+    """Write facts into the model's metadata, as `fusion_onnx.<key>`; what is not text goes in as JSON."""
+    model.metadata_props.update(_entry(key, fact) for key, fact in facts.items())
+
+
+def note(proto: onnx.ModelProto, key: str, fact: Any) -> None:
+    """Write one fact into the metadata of a finished model, behind the others."""
+    name, text = _entry(key, fact)
+    proto.metadata_props.add(key=name, value=text)
+
+
+def _entry(key: str, fact: Any) -> tuple[str, str]:
+    return f"fusion_onnx.{key}", fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)

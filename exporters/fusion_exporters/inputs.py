@@ -36,10 +36,13 @@ class Signature:
     starred: int | None = None
     """Where forward's `*args` begin, which torch takes as one argument."""
 
+    def leaves(self) -> list[torch.Tensor]:
+        """Return the tensors among the arguments, in the order of the names."""
+        return [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, torch.Tensor)]
+
     def sizes(self) -> dict[str, int]:
         """Return the example's size of each dynamic axis, by the axis's name."""
-        leaves = [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, torch.Tensor)]
-        return {n: t.shape[axis] for t, axes in zip(leaves, self.axes, strict=True) for axis, n in axes.items()}
+        return {n: t.shape[axis] for t, axes in zip(self.leaves(), self.axes, strict=True) for axis, n in axes.items()}
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Return the axes in the nesting of the arguments, as torch.onnx.export takes them."""

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import ExportError, VerificationError
+from fusion_exporters.single import Isolated
 from fusion_onnx.runtime import Session, SessionError
 from fusion_onnx.verification.eager import evaluating
-from fusion_onnx.verification.locate.recording import Call, dtype_of, record
+from fusion_onnx.verification.locate.recording import dtype_of, record
 
 FORMAT = 2
 _PAUSE, _TURN = 0.02, 0.02  # s
@@ -112,7 +113,9 @@ def tune(
     for name, call in calls.items():
         report(name)
         forms = call.fusion.forms()
-        subject, inputs = (module, args) if bare else (_Alone(call), tuple(call.xs))
+        subject, inputs = (
+            (module, args) if bare else (Isolated(call.fusion, [p for _, p in call.parameters]), tuple(call.xs))
+        )
         runs: dict[str, Callable[[], Any]] = {}
         function = ""
         for form in forms:
@@ -141,20 +144,6 @@ def size_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 def _ratio(a: int, b: int) -> float:
     return abs(math.log(max(a, 1) / max(b, 1)))
-
-
-class _Alone(torch.nn.Module):
-    """One call of a fusion by itself, its parameters constant, as they are in a trained network."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self.op, self.config = call.fusion._op, call.fusion._record
-        for i, (_, parameter) in enumerate(call.parameters):
-            self.register_buffer(f"p{i}", parameter)
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        fused: Tensor = self.op(list(xs), list(self.buffers()), self.config)
-        return fused
 
 
 def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

@@ -134,7 +134,7 @@ class Measured:
         self._module = module
         try:
             self._exact, self._single = copy.deepcopy(module).double(), copy.deepcopy(module).float()
-            self._lost = self._draws(args, PROBES)
+            self._lost = self._draws(args, PROBES, eager)
         except Exception:  # whatever a module that was not made for float64 may raise
             self.rule = UNMEASURED
             finite = [array(y)[np.isfinite(array(y))] for y in eager]
@@ -145,7 +145,7 @@ class Measured:
         """Return the tolerance for each output at these inputs; hostile ones are of another size, so measured anew."""
         if self.rule == UNMEASURED:
             return [self._constant(y, lost) for y, lost in zip(eager, self._lost, strict=True)]
-        lost = self._draws(args, PROBES // 2) if hostile else self._lost
+        lost = self._draws(args, PROBES // 2, eager) if hostile else self._lost
         truths = outputs(self._exact, _cast(args, torch.float64))
         found = []
         for y, truth, largest in zip(eager, truths, lost, strict=True):
@@ -163,26 +163,26 @@ class Measured:
         each = np.full(y.shape, lost / 2)
         return Tolerance(None, each, each, self.rule)
 
-    def _draws(self, args: tuple[Any, ...], count: int) -> list[float]:
-        """Return, for each output, the largest |eager - float64| over the inputs and resampled ones.
+    def _draws(self, args: tuple[Any, ...], count: int, given: Sequence[Tensor]) -> list[float]:
+        """Return, for each output, the largest |eager - float64| over the inputs, for which it is given, and others.
 
         A float64 module has nothing better to be compared with: what float32 loses against it, times the ratio of
         their machine epsilons, says how much it loses itself.
         """
         generator = torch.Generator().manual_seed(1)
-        largest: list[float] = []
+        largest = [0.0] * len(given)
+        double = any(y.dtype == torch.float64 for y in given)
         for draw in range(count + 1):
-            tried = args
+            tried, eager = args, given
             if draw:
                 leaves, spec = pytree.tree_flatten(args)
                 tried = pytree.tree_unflatten(
                     [resampled(t, 0, t.shape[0], generator) if isinstance(t, Tensor) and t.ndim else t for t in leaves],
                     spec,
                 )
-            eager = outputs(self._module, tried)
+                eager = outputs(self._module, tried)
             truth = outputs(self._exact, _cast(tried, torch.float64))
-            coarse = outputs(self._single, _cast(tried, torch.float32))
-            largest = largest or [0.0] * len(eager)
+            coarse = outputs(self._single, _cast(tried, torch.float32)) if double else eager
             for i, (a, b, c) in enumerate(zip(eager, truth, coarse, strict=True)):
                 lost, ratio = (c, _DOUBLE_PER_SINGLE) if a.dtype == torch.float64 else (a, 1.0)
                 with np.errstate(invalid="ignore"):  # inf - inf

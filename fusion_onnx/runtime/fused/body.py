@@ -14,6 +14,8 @@ from fusion_onnx.runtime._wire import Message
 
 FOLDS = {"Add": 0, "Sum": 0, "Mul": 1, "Min": 2, "Max": 3}
 OTHERS = {"Sub": 3, "Div": 4, "Abs": 5, "Neg": 6, "Sqrt": 7, "Identity": 8, "widen": 9, "narrow": 10}
+OPERATORS = frozenset({*FOLDS, *OTHERS, "Cast", "Constant", "Split"})
+"""The operators that a body with a kernel may have; not each body of these has one."""
 _EXACT = frozenset({"Min", "Max", "Abs", "Neg", "Identity"})
 """What does no arithmetic, and so may be done to float16 in float32."""
 _FLOAT, _HALF, _DOUBLE = 1, 10, 11
