@@ -1,0 +1,399 @@
+"""Faults planted in the source, one at a time, each with the tests that must go red: `python -m tests.planted [WORD]`.
+
+A fault is one change of text in a copy of the repository: a wrong sign, a lost NaN, a check left out. What the copy's
+tests say of it is all that counts; a fault that stays green is a hole in the suite.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("fusion_onnx", "exporters", "tests", "models", "benchmarks", "docs")
+FILES = ("pyproject.toml", "README.md")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change of a file, `before` to `after`, and the tests that have to notice: files, and words of pytest's -k."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str
+    words: str = ""
+
+    @property
+    def room(self) -> str:
+        """Where it is: strategies, bodies, files, runtime or tolerance."""
+        return self.name.partition(":")[0]
+
+
+FUSIONS = "fusion_onnx/fusions"
+FAULTS = (
+    # --- strategies: `fuse`
+    Fault("strategies: max is min", f"{FUSIONS}/max.py", "torch.maximum", "torch.minimum", "test_strategies", "max"),
+    Fault("strategies: max loses NaN", f"{FUSIONS}/max.py", "torch.maximum", "torch.fmax", "test_strategies", "max"),
+    Fault(
+        "strategies: the mean divides by k + 1",
+        f"{FUSIONS}/mean.py",
+        "chain(xs, operator.add) / len(xs)",
+        "chain(xs, operator.add) / (len(xs) + 1)",
+        "test_strategies",
+        "mean",
+    ),
+    Fault(
+        "strategies: the upper median",
+        f"{FUSIONS}/median.py",
+        "m = (len(xs) + 1) // 2",
+        "m = (len(xs) + 2) // 2",
+        "test_strategies",
+        "median",
+    ),
+    Fault(
+        "strategies: the norm's gradient is NaN at 0",
+        f"{FUSIONS}/l2_norm.py",
+        "return torch.where(zero, squares, torch.where(zero, 1, squares).sqrt())",
+        "return squares.sqrt()",
+        "test_strategies",
+        "gradient",
+    ),
+    Fault(
+        "strategies: L1 forgets the sizes",
+        f"{FUSIONS}/l1_norm.py",
+        "chain((x.abs() for x in xs), operator.add)",
+        "chain(xs, operator.add)",
+        "test_strategies",
+        "l1_norm",
+    ),
+    Fault(
+        "strategies: concatenation backwards",
+        f"{FUSIONS}/concatenation.py",
+        "torch.cat(list(xs), dim=-1)",
+        "torch.cat(list(xs)[::-1], dim=-1)",
+        "test_strategies",
+        "concatenation",
+    ),
+    Fault(
+        "strategies: weights in reverse",
+        f"{FUSIONS}/_weights.py",
+        "return chain((x * a[i] for i, x in enumerate(xs)), operator.add)",
+        "return chain((x * a[-1 - i] for i, x in enumerate(xs)), operator.add)",
+        "test_strategies",
+        "weighted_sum",
+    ),
+    Fault(
+        "strategies: w is cut in another order",
+        f"{FUSIONS}/_projection.py",
+        "return [part.reshape(s) for part, s in zip(w.split",
+        "return [part.reshape(s[::-1]).T if len(s) == 2 else part for part, s in zip(w.split",
+        "test_strategies",
+        "low_rank",
+    ),
+    Fault(
+        "strategies: λ2 is left out",
+        f"{FUSIONS}/random_matrix_adaptation.py",
+        "return (((joined(xs) @ b) * inner) @ a.T) * outer",
+        "return (((joined(xs) @ b) * inner.abs()) @ a.T) * outer",
+        "test_strategies",
+        "random_matrix",
+    ),
+    # --- bodies: `decompose`, forms, how they are built
+    Fault("bodies: Max is Min", f"{FUSIONS}/max.py", "chain(xs, op.Max)", "chain(xs, op.Min)", "test_export", "max"),
+    Fault(
+        "bodies: ReduceMax loses NaN",
+        f"{FUSIONS}/max.py",
+        "chain(xs, op.Max)",
+        "op.ReduceMax(op.Concat(*[op.Unsqueeze(x, op.integers([0])) for x in xs], axis=0), "
+        "op.integers([0]), keepdims=0)",
+        "test_battery test_contract",
+        "max",
+    ),
+    Fault(
+        "bodies: another rounding of the mean",
+        f"{FUSIONS}/mean.py",
+        "return op.Div(chain(xs, op.Add), op.constant(len(xs)))",
+        "return op.Mul(chain(xs, op.Add), op.constant(1 / len(xs)))",
+        "test_battery test_contract test_no_false_alarm",
+        "mean",
+    ),
+    Fault(
+        "bodies: a comparator the other way",
+        f"{FUSIONS}/median.py",
+        "return select_median(xs, op.Min, op.Max)",
+        "return select_median(xs, op.Max, op.Min)",
+        "test_export",
+        "median",
+    ),
+    Fault(
+        "bodies: a form in another order",
+        f"{FUSIONS}/_weights.py",
+        "return op.Sum(*_products(op, xs, a))",
+        "return op.Sum(*reversed(list(_products(op, xs, a))))",
+        "test_forms test_fused",
+        "weighted_sum",
+    ),
+    Fault(
+        "bodies: a form with the wrong factor",
+        f"{FUSIONS}/low_rank_concatenation.py",
+        "return op.MatMul(*matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total)))",
+        "return op.Mul(op.MatMul(*matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))), "
+        "op.constant(1.001))",
+        "test_forms",
+        "low_rank",
+    ),
+    Fault(
+        "bodies: low precision is rounded at every step",
+        "exporters/fusion_exporters/bodies.py",
+        "widen = dtype in _LOW_PRECISION and not fusion.exact",
+        "widen = False",
+        "test_export test_no_false_alarm",
+        "float16",
+    ),
+    Fault(
+        "bodies: two options share a function",
+        "exporters/fusion_exporters/graph.py",
+        'body.name += "_" + digest(config)',
+        "pass",
+        "test_export",
+    ),
+    # --- files: what is exported
+    Fault(
+        "files: the form is not told",
+        "exporters/fusion_exporters/choice.py",
+        'return {"form": self.form, "by": self.by,',
+        'return {"form": "plain", "by": self.by,',
+        "test_forms",
+    ),
+    Fault(
+        "files: names of this machine",
+        "exporters/fusion_exporters/graph.py",
+        "node.metadata_props.clear()\n        node.doc_string = None\n        for output",
+        "node.doc_string = None\n        for output",
+        "test_export",
+        "machine or bytes",
+    ),
+    Fault(
+        "files: inlined bodies share names",
+        "exporters/fusion_exporters/graph.py",
+        'output.name = f"{node.name}/{output.name}"',
+        "pass",
+        "test_export test_locate",
+        "inline or all or digits",
+    ),
+    Fault(
+        "files: the example's batch is kept",
+        "exporters/fusion_exporters/inputs.py",
+        "elif leaf.shape[axis] == 1:",
+        "elif leaf.shape[axis] == -1:",
+        "test_export",
+    ),
+    Fault(
+        "files: what exists is replaced",
+        "exporters/fusion_exporters/exporter.py",
+        "if target.exists() and not overwrite:",
+        "if False:",
+        "test_export",
+        "target",
+    ),
+    Fault(
+        "files: a failed verdict is written",
+        "exporters/fusion_exporters/exporter.py",
+        "raise VerificationError(verdict)",
+        "pass",
+        "test_export",
+        "differs",
+    ),
+    Fault(
+        "files: algebra on what others read",
+        "exporters/fusion_exporters/algebra.py",
+        "len(value.uses()) == 1",
+        "len(value.uses()) >= 1",
+        "test_algebra",
+    ),
+    # --- runtime
+    Fault(
+        "runtime: sizes that disagree pass",
+        "fusion_onnx/runtime/_inputs.py",
+        "if isinstance(wanted, str) and first.setdefault(wanted, (size, info.name))[0] != size:",
+        "if False:",
+        "test_runtime_session test_runtime_bound",
+    ),
+    Fault(
+        "runtime: another dtype passes",
+        "fusion_onnx/runtime/_inputs.py",
+        "if array.dtype != self.dtype and array.dtype.newbyteorder",
+        "if False and array.dtype.newbyteorder",
+        "test_runtime_session",
+    ),
+    Fault(
+        "runtime: a bound call reads a copy",
+        "fusion_onnx/runtime/_bound.py",
+        "    if not same:\n        raise InputError(",
+        "    if False:\n        raise InputError(",
+        "test_runtime_bound",
+    ),
+    Fault(
+        "runtime: an output over an input",
+        "fusion_onnx/runtime/_bound.py",
+        "return first < second + other and second < first + count",
+        "return False",
+        "test_runtime_bound",
+    ),
+    Fault(
+        "runtime: the last block of rows is left out",
+        "fusion_onnx/runtime/_bound.py",
+        "for first in range(0, count, step)",
+        "for first in range(0, count - step, step)",
+        "test_runtime_bound test_runtime_session",
+    ),
+    Fault(
+        "runtime: the CPU takes what CUDA leaves",
+        "fusion_onnx/runtime/_session.py",
+        "_providers.check(self.plan, session.get_providers())",
+        "pass",
+        "test_runtime_providers",
+    ),
+    Fault(
+        "runtime: a kernel for minima gives maxima",
+        "fusion_onnx/runtime/fused/body.py",
+        '"Min": 2, "Max": 3',
+        '"Min": 3, "Max": 2',
+        "test_fused",
+        "strategy",
+    ),
+    Fault(
+        "runtime: a kernel where zeros have no sign",
+        "fusion_onnx/runtime/fused/body.py",
+        'if operator == "Div" and not operands[1].signed:',
+        "if False:",
+        "test_fused",
+        "left_to or bodies",
+    ),
+    Fault(
+        "runtime: a body that is missing",
+        "fusion_onnx/runtime/_session.py",
+        "if (domain, op_type) not in header.functions:",
+        "if False:",
+        "test_runtime_session test_runtime_model_file",
+    ),
+    # --- tolerance: bounds, comparison, verification
+    Fault(
+        "tolerance: a bound too small",
+        "fusion_onnx/arithmetic.py",
+        "def gamma(self, n: int) -> float:",
+        "def gamma(self, n: int) -> float:\n        n = n // 4",
+        "test_bounds",
+        "reached or numpy or gamma",
+    ),
+    Fault(
+        "tolerance: a bound too large",
+        f"{FUSIONS}/mean.py",
+        "share = arithmetic.gamma(k + 1) / k",
+        "share = 100 * arithmetic.gamma(k + 1) / k",
+        "test_bounds",
+        "mean",
+    ),
+    Fault(
+        "tolerance: the product's underflow is free",
+        f"{FUSIONS}/prod.py",
+        "self.fuse(xs, w).abs() + underflow",
+        "self.fuse(xs, w).abs()",
+        "test_bounds",
+        "prod",
+    ),
+    Fault(
+        "tolerance: NaN may stand anywhere",
+        "fusion_onnx/verification/compare.py",
+        '"nan": (np.isnan(eager), np.isnan(model)),',
+        "",
+        "test_verify",
+    ),
+    Fault(
+        "tolerance: everything passes",
+        "fusion_onnx/verification/compare.py",
+        "if ratio > 1 and not failed:",
+        "if ratio > 1e6 and not failed:",
+        "test_mutants test_verify",
+    ),
+    Fault(
+        "tolerance: a network may be off by more",
+        "fusion_onnx/verification/tolerance.py",
+        "\nFACTOR = 8\n",
+        "\nFACTOR = 80000\n",
+        "test_mutants test_verify test_locate",
+    ),
+    Fault(
+        "tolerance: bits are not demanded",
+        "fusion_onnx/verification/eager.py",
+        "and call[0].bitwise\n",
+        "and call[0].bitwise is None\n",
+        "test_mutants test_no_false_alarm test_verify test_forms",
+    ),
+    Fault(
+        "tolerance: other sizes are not tried",
+        "fusion_onnx/verification/trials.py",
+        "    for wanted in others:\n",
+        "    for wanted in []:\n",
+        "test_verify test_export",
+    ),
+    Fault(
+        "tolerance: hostile values are not",
+        "fusion_onnx/verification/trials.py",
+        "            if i not in kept or (spoilt",
+        "            if False and (spoilt",
+        "test_battery test_locate",
+        "battery or findings or shows",
+    ),
+)
+
+
+def plant(fault: Fault, folder: Path) -> None:
+    """Copy the repository into a folder, with the fault in it; raises ValueError where its text is not there once."""
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    path = folder / fault.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(fault.before) < 1:
+        raise ValueError(f"{fault.name}: {fault.file} has no {fault.before!r}; say what the fault is now")
+    path.write_text(text.replace(fault.before, fault.after, 1), encoding="utf-8")
+
+
+def verdict(fault: Fault, folder: Path) -> tuple[int, str]:
+    """Run the fault's tests in a copy until one fails; return pytest's exit status, 1 where one did, and its words."""
+    files = [f"tests/{name}.py" for name in fault.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+    command += ["-k", fault.words] if fault.words else []
+    paths = os.pathsep.join(map(str, (folder, folder / "exporters")))
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in [name for name in environment if name.startswith("PYTEST_")]:
+        del environment[name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, done.stdout[-1500:] + done.stderr[-500:]
+
+
+def main() -> int:
+    """Plant each fault whose name has the given word in it, and say what came of it; the exit status counts greens."""
+    green = 0
+    for fault in FAULTS:
+        if not any(word in fault.name for word in sys.argv[1:] or [""]):
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            plant(fault, Path(name))
+            status, words = verdict(fault, Path(name))
+        green += status != 1
+        last = words.strip().splitlines()[-1] if words.strip() else ""
+        failed = next((line for line in words.splitlines() if line.startswith(("FAILED", "ERROR"))), last)
+        print(f"{'red' if status == 1 else f'GREEN ({status})':10} {fault.name}: {failed[:150]}", flush=True)
+    return green
+
+
+if __name__ == "__main__":
+    sys.exit(main())
