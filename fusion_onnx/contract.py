@@ -1,7 +1,8 @@
 """The base-class contract: `Fusion` and `Case`; `function` comes from base.py, the torch op from torch_op.py.
 
-A fusion merges k tensors into one, A = fusion(A1, ..., Ak). What a strategy writes down is its maths, twice: `fuse` in
-PyTorch and `decompose` in ONNX operators. Everything else is done here, once for all strategies:
+A fusion merges k tensors into one, A = fusion(A1, ..., Ak). What a strategy writes down is its maths, three times:
+`fuse` in PyTorch, `decompose` in ONNX operators, and `reference` in NumPy, which the other two are held to. Everything
+else is done here, once for all strategies:
 
 1. construction  unknown options are refused, the widths are checked, the options are recorded (`to_config`);
 2. forward       inputs are checked, preprocessed, handed to the strategy's torch op, postprocessed;
@@ -18,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import Form, form, forms_of
 
 __all__ = ["Case", "Form", "Fusion", "FusionError", "form", "function"]
+
+Array = np.ndarray[Any, Any]
+"""What a reference computes on: floating numbers, of float64 or of a wider type."""
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -122,6 +127,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     tinybig_defaults: ClassVar[Mapping[str, Any]] = {}
     """Options under which the strategy gives tinyBIG's numbers for tinyBIG's weights."""
     cases: ClassVar[tuple[Case, ...]] = ()
+    bench_options: ClassVar[Mapping[str, Any]] = {}
+    """Options that `fusion-onnx bench` measures the strategy at, beside dims and n."""
     formula: ClassVar[str] = ""
     """One line of maths, for tables."""
     rule_n: ClassVar[str] = ""
@@ -194,6 +201,26 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         Further methods that are marked with `@form("name")` are other exact ways to write it.
         """
         not_given(self, "decompose")
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        """Compute the output once more in NumPy, from the formula and not from `fuse`: what all else is held to.
+
+        Optional; a class has one where `cls.has_reference()`. It is written as the formula reads, by other means than
+        `fuse`: stacked and reduced, sorted, or with the whole matrix. Options and buffers are the fusion's own, the
+        latter by `buffer_arrays`. Pre- and postprocess functions are left out.
+
+        Args:
+            xs: k arrays (..., n_i) of one dtype, float64 or wider.
+            w: the parameters (l,) in the same dtype; None where l = 0.
+
+        Returns:
+            The output (..., n) in the arrays' dtype: float64 in, float64 out; np.longdouble in, np.longdouble out.
+            NaN and infinities stand where the formula has them.
+
+        Raises:
+            NotImplementedError: the class gives none.
+        """
+        not_given(self, "reference")
 
     def forms(self) -> dict[str, Form]:
         """Return the forms in which the fusion can be written in ONNX, by name; the one of `decompose` is the first."""
@@ -301,6 +328,13 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         kept = {key: value for key, value in parameters.items() if value is not None}
         return {"function_class": self.strategy(), "function_parameters": kept}
 
+    def buffer_arrays(self) -> list[Array]:
+        """Return the buffers in float64, in the order they were registered, for `reference`.
+
+        What a dtype sees of them is in a copy: `copy.deepcopy(fusion).to(dtype).buffer_arrays()`.
+        """
+        return [b.detach().cpu().double().numpy() for b in self._buffers.values() if b is not None]
+
     # --- names and options ----------------------------------------------------------------------------------------
 
     @classmethod
@@ -314,6 +348,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def is_strategy(cls) -> bool:
         """Whether the class gives `fuse` and `decompose`, and so is exported as one node with a body."""
         return cls.fuse is not Fusion.fuse and cls.decompose is not Fusion.decompose and cls.forward is Fusion.forward
+
+    @classmethod
+    def has_reference(cls) -> bool:
+        """Whether the class gives `reference`."""
+        return cls.reference is not Fusion.reference
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

@@ -8,9 +8,10 @@
     ... def test_contract(check, case):
     ...     check(MyFusion, case)
 
-A check knows nothing of a strategy's maths but that `fuse` and `decompose` are the same. It follows from the contract
-and from what the class says of itself. A class with a `forward` of its own is spared the checks of what only the base
-class's forward promises: that bad input is refused, that low precision is rounded once, that one node is exported.
+A check knows nothing of a strategy's maths but that `fuse`, `decompose` and, where there is one, `reference` are the
+same. It follows from the contract and from what the class says of itself. A class with a `forward` of its own is spared
+the checks of what only the base class's forward promises: that bad input is refused, that low precision is rounded
+once, that one node is exported.
 """
 
 import copy
@@ -21,6 +22,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,6 +216,51 @@ def check_shape(cls: type[Fusion], case: Case) -> None:
     _demand(trial.fusion.calculate_n(list(case.dims)) == n, "calculate_n takes a tuple of dims, and not a list")
     _demand(_of(trial()) == [*_BATCH, n], f"the output is {_of(trial())}, where n = {n}")
     _demand(trial().isfinite().all(), "the output is not finite at values between 0.5 and 1.5")
+
+
+@_check
+def check_reference(cls: type[Fusion], case: Case) -> None:
+    """Where the class gives `reference`, it computes the same in float64, also where an input is NaN or infinite."""
+    if not cls.has_reference():
+        return
+    for seed in range(3):
+        trial = _Trial(cls, case, lead=(5,))
+        if trial.fusion.preprocess_functions or trial.fusion.postprocess_functions:
+            return  # the reference leaves them out
+        generator = torch.Generator().manual_seed(seed)
+        positive = all(bool((x > 0).all()) for x in trial.xs)
+        drawn = [torch.randn(x.shape, generator=generator, dtype=trial.dtype) for x in trial.xs]
+        trial.xs = [x.abs() if positive else x for x in drawn]
+        if trial.w is not None:
+            trial.w = torch.randn(trial.w.shape, generator=generator, dtype=trial.dtype)
+        _agree(trial, f"seed {seed}")
+        row = torch.cat([x[0] for x in trial.xs])
+        for value in (math.nan, math.inf, -math.inf):
+            rows = row.repeat(len(row), 1).fill_diagonal_(value)  # each entry in its turn
+            trial.xs = list(torch.split(rows, list(case.dims), dim=-1))
+            _agree(trial, f"seed {seed}, an entry of {value}")
+
+
+def _agree(trial: _Trial, where: str) -> None:
+    """Demand that the output is what the reference gives.
+
+    An infinite input that meets a sum may become NaN or infinite, as the order decides; not so where an entry of the
+    output depends on the inputs' entries at its own place alone, or is one of them.
+    """
+    w = None if trial.w is None else trial.w.clone().numpy()
+    with np.errstate(all="ignore"):
+        given = trial.fusion.reference([x.clone().numpy() for x in trial.xs], w)
+    _demand(isinstance(given, np.ndarray), f"the reference gives a {type(given).__name__}, not an array")
+    _demand(given.dtype == np.float64, f"the reference gives {given.dtype} where the inputs are float64")
+    y, expected = trial(), torch.from_numpy(np.array(given))
+    _demand(y.shape == expected.shape, f"the reference gives {_of(expected)}, where the output is {_of(y)}")
+    if not (trial.fusion.entrywise or trial.fusion.exact):
+        undecided = y.isinf() & expected.isnan() | y.isnan() & expected.isinf()
+        infinite = torch.stack([x.isinf().any(-1) for x in trial.xs]).any(0).unsqueeze(-1)
+        y, expected = (t.masked_fill(undecided & infinite, 0.0) for t in (y, expected))
+    torch.testing.assert_close(
+        y, expected, rtol=1e-12, atol=1e-12, equal_nan=True, msg=lambda text: f"fuse and reference, {where}: {text}"
+    )
 
 
 @_check

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import fusion_onnx
 from fusion_onnx import Fusion
 from fusion_onnx.bench._tinybig import classes
+from fusion_onnx.fusions._projection import ProjectionFusion
 from fusion_onnx.runtime._ort import set_threads
+from fusion_onnx.runtime._probe import first_line
 
 Call = Callable[[], Any]
 CONTENDERS: dict[str, Callable[[Fusion, list[Tensor], Tensor | None], Call]] = {}
@@ -32,43 +34,38 @@ def contender(build: Callable[[Fusion, list[Tensor], Tensor | None], Call]) -> A
     return build
 
 
-class Stacked(nn.Module):
-    """The formula as it is usually written: stack the inputs, reduce the new axis; or multiply by the dense matrix."""
+class Formula(nn.Module):
+    """The formula as it is usually written, which is the strategy's own `reference`, traced from NumPy into operators.
 
-    def __init__(self, fusion: Fusion, w: Tensor | None) -> None:
+    Of a projection, the product with the whole matrix, a constant as the weights of a trained network are.
+
+    Raises:
+        Absent: the strategy gives no reference.
+    """
+
+    def __init__(self, fusion: Fusion, w: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        name = fusion.metric if fusion.strategy() == "metric" else fusion.strategy()
-        reductions: dict[str, Callable[[Tensor], Tensor]] = {
-            "sum": lambda t: t.sum(0),
-            "mean": lambda t: t.mean(0),
-            "max": lambda t: t.amax(0),
-            "min": lambda t: t.amin(0),
-            "prod": lambda t: t.prod(0),
-            "median": lambda t: t.sort(0).values[(t.shape[0] - 1) // 2],  # torch.median has no ONNX lowering
-            "l1_norm": lambda t: torch.linalg.vector_norm(t, 1, 0),
-            "l2_norm": lambda t: torch.linalg.vector_norm(t, 2, 0),
-        }
-        self.reduce = reductions.get(str(name))
-        dims = list(fusion.dims or ())
-        held: Any = fusion.weights if getattr(fusion, "weights", None) is not None else w
-        self.matrix: Tensor | None = None
-        if str(name).endswith("weighted_sum"):
-            a = torch.ones(len(dims)) if held is None else held.detach().reshape(-1)
-            weights = a.reshape(-1, 1, 1)
-            self.reduce = lambda t: (weights * t).sum(0)
-        if name != "concatenation" and self.reduce is None:  # what the identity gives are the columns of W
-            with torch.no_grad():
-                rows = torch.eye(sum(dims), dtype=torch.float32 if held is None else held.dtype)
-                matrix = fusion(list(rows.split(dims, -1)), w).contiguous()
-            del self.matrix
-            self.register_buffer("matrix", matrix)
+        if not fusion.has_reference():
+            raise Absent(f"{fusion.strategy()} gives no reference")
+        self.matrix: Tensor | None
+        self.w: Tensor | None
+        matrix = None
+        if isinstance(fusion, ProjectionFusion):
+            assert w is not None
+            dense = fusion.matrix(w.double().numpy(), *fusion.buffer_arrays())
+            matrix = torch.from_numpy(dense).to(dtype).T.contiguous()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("w", None if w is None or matrix is not None else w.detach())
+        self.fusion = copy.deepcopy(fusion).to(dtype)
+        # a network has its constants in the inputs' dtype, where a reference has them in float64
+        self.fusion.__dict__["buffer_arrays"] = lambda: [b.numpy() for b in self.fusion.buffers()]
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Compute it."""
-        if self.reduce is not None:
-            return self.reduce(torch.stack(xs))
-        joined = torch.cat(xs, -1)
-        return joined if self.matrix is None else joined @ self.matrix
+        if self.matrix is not None:
+            return torch.cat(xs, -1) @ self.matrix
+        w = None if self.w is None else self.w.numpy()
+        return torch.as_tensor(self.fusion.reference([x.numpy() for x in xs], w))
 
 
 def session(model: bytes, threads: int | None = None) -> Any:
@@ -105,17 +102,21 @@ def exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None, **options: Any)
 
 
 def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
-    """Return the stacked form's file, as torch.onnx.export writes it."""
+    """Return the formula's file, as torch.onnx.export writes it; raises Absent where there is none, with the reason."""
     batch = torch.export.Dim("batch")
+    shapes = (tuple({0: batch} for _ in xs),) if xs[0].shape[0] > 1 else None
+    formula = Formula(fusion, w, xs[0].dtype).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Stacked(fusion, w).eval(),
-            tuple(xs),
-            dynamo=True,
-            dynamic_shapes=(tuple({0: batch} for _ in xs),) if xs[0].shape[0] > 1 else None,
-            verbose=False,
-        )
+        try:
+            traced = torch.export.export(formula, tuple(xs), dynamic_shapes=shapes, strict=True)  # NumPy wants strict
+        except Exception as error:  # whatever tracing raises for NumPy that it does not know
+            raise Absent(f"its reference cannot be traced: {first_line(error)}") from error
+        for node in traced.graph.nodes:
+            if node.target is torch.ops.aten.sort.stable:  # what np.sort becomes; torch.onnx knows the other one alone
+                node.target = torch.ops.aten.sort.default
+                node.args, node.kwargs = (node.args[0], node.kwargs["dim"]), {}
+        program = torch.onnx.export(traced, dynamo=True, verbose=False)
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 
@@ -172,7 +173,7 @@ def compiled(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 
 @contender
 def plain_export(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
-    """Run the plain export of the stacked form in ONNX Runtime."""
+    """Run the plain export of the formula in ONNX Runtime."""
     like = eager(fusion, xs, w)().numpy()
     return bound(session(plainly_exported(fusion, xs, w)), [x.numpy() for x in xs], like)
 

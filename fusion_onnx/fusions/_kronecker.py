@@ -15,9 +15,11 @@ then is a run of D entries in the sequence vec(L)_1 vec(R), vec(L)_2 vec(R), ...
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._projection import (
@@ -38,6 +40,7 @@ class KroneckerBase(ProjectionFusion):
     """Sizes and options: p divides n, q divides D, s = n / p, t = D / q."""
 
     tinybig_defaults = {"product": "outer"}
+    bench_options = {"p": 32, "q": 32}
 
     def __init__(
         self,
@@ -105,15 +108,11 @@ class KroneckerBase(ProjectionFusion):
         )
         return op.MatMul(copies, z)
 
-    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
-        """Return W = L ⊗ R, or tinyBIG's reshaped outer product."""
-        left_shapes, right_shapes = self.factor_shapes()
-        factors = matrices(w, *left_shapes, *right_shapes)
-        left, right = _product(factors[: len(left_shapes)]), _product(factors[len(left_shapes) :])
-        outer_product: Tensor = left.reshape(-1, 1) * right.reshape(1, -1)
+    def combined(self, left: Array, right: Array) -> Array:
+        """Return W = L ⊗ R, or tinyBIG's reshaped outer product, for `matrix`."""
         if self.product == "kronecker":
-            outer_product = outer_product.reshape(self.p, self.q, self.s, self.t).transpose(1, 2)
-        return outer_product.reshape(self.n, self.total)
+            return np.kron(left, right)
+        return np.outer(left, right).reshape(self.n, self.total)
 
     def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
         """Write the same in ONNX."""

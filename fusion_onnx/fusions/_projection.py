@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Fusion
+from fusion_onnx.contract import Array, Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 
@@ -16,8 +17,9 @@ from fusion_onnx.forms import form
 class ProjectionFusion(Fusion):
     """n as given, by default n_1 where all widths are equal; `dims` cannot be left out.
 
-    A strategy whose W has structure gives W itself too (`matrix`, `matrix_decomposition`, `made`), and with that the
-    form "dense": y = [x_1 ... x_k] Wᵀ with W formed once, when the model is loaded, where its factors are constant.
+    A strategy gives W from its definition (`matrix`), which is its reference. One whose W has structure also writes it
+    in ONNX (`matrix_decomposition`, `made`), and with that has the form "dense": y = [x_1 ... x_k] Wᵀ with W formed
+    once, when the model is loaded, where its factors are constant.
     """
 
     needs_dims = True
@@ -44,9 +46,14 @@ class ProjectionFusion(Fusion):
         """Return n."""
         return self.n
 
-    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
-        """Return W (n, D)."""
+    def matrix(self, w: Array, *buffers: Array) -> Array:
+        """Return W (n, D) from its definition, in NumPy, in the dtype of w (l,)."""
         raise NotImplementedError
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        assert w is not None
+        y: Array = np.concatenate(xs, axis=-1) @ self.matrix(w, *self.buffer_arrays()).T
+        return y
 
     def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
         """Write W (n, D) in ONNX; NotImplemented where W has no structure."""
@@ -67,8 +74,14 @@ class ProjectionFusion(Fusion):
     def dense_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         """Bound what the form "dense" loses: one inner product of length D, of entries that are rounded themselves."""
         assert w is not None
-        matrix = self.matrix(w, *buffers)
+        matrix = torch.from_numpy(self.matrix(w.numpy(), *(b.numpy() for b in buffers)))
         return arithmetic.chain(self.fuse, xs, [w, *buffers], [(self.total, matrix)], self.made())
+
+
+def cut(w: Array, *shapes: tuple[int, int]) -> list[Array]:
+    """Read w (l,) as matrices of these shapes, one after the other, each row by row."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(w, ends[:-1]), shapes, strict=True)]
 
 
 def positive(name: str, value: Any) -> int:

@@ -4,15 +4,23 @@ import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.fusions._entrywise import chain
 
 
 def weighted(xs: Sequence[Tensor], a: Tensor) -> Tensor:
     """Return Σ a_i x_i for k tensors (..., n) and weights (k,)."""
     return chain((x * a[i] for i, x in enumerate(xs)), operator.add)
+
+
+def weighted_reference(xs: Sequence[Array], a: Array) -> Array:
+    """Return Σ a_i x_i of the inputs stacked along a new first axis."""
+    total: Array = (a.reshape(-1, *[1] * xs[0].ndim) * np.stack(xs)).sum(0)
+    return total
 
 
 def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> Tensor:

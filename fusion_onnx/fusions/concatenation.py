@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Case, Fusion
+from fusion_onnx.contract import Array, Case, Fusion
 from fusion_onnx.errors import FusionError
 
 
@@ -33,6 +34,9 @@ class ConcatenationFusion(Fusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return torch.cat(list(xs), dim=-1)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        return np.concatenate(xs, axis=-1)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return op.Concat(*xs, axis=-1)

@@ -6,9 +6,9 @@ See _kronecker.py for the algebra, and for `product="outer"`, which gives tinyBI
 from collections.abc import Sequence
 from typing import Any
 
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.fusions._kronecker import KroneckerBase, Shapes
-from fusion_onnx.fusions._projection import positive
+from fusion_onnx.fusions._projection import cut, positive
 
 
 class DualLowRankKroneckerConcatenationFusion(KroneckerBase):
@@ -26,6 +26,7 @@ class DualLowRankKroneckerConcatenationFusion(KroneckerBase):
 
     formula = "[x_1 ... x_k] ((P Q) ⊗ (S T))ᵀ"
     rule_l = "r (p + q + s + t)"
+    bench_options = {"p": 32, "q": 32, "r": 8}
     tinybig = ("dual_lphm_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=6, p=3, q=4, r=2),
@@ -47,6 +48,11 @@ class DualLowRankKroneckerConcatenationFusion(KroneckerBase):
     def calculate_l(self) -> int:
         """Return r (p + q + s + t)."""
         return self.r * (self.p + self.q + self.s + self.t)
+
+    def matrix(self, w: Array, *buffers: Array) -> Array:
+        """Return W = (P Q) ⊗ (S T), or its outer form."""
+        p, q, s, t = cut(w, (self.p, self.r), (self.r, self.q), (self.s, self.r), (self.r, self.t))
+        return self.combined(p @ q, s @ t)
 
     def _factor_count(self) -> tuple[int, int]:
         return 4, self.r**2

@@ -3,8 +3,9 @@
 See _kronecker.py for the algebra, and for `product="outer"`, which gives tinyBIG's numbers for tinyBIG's weights.
 """
 
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.fusions._kronecker import KroneckerBase, Shapes
+from fusion_onnx.fusions._projection import cut
 
 
 class KroneckerConcatenationFusion(KroneckerBase):
@@ -39,6 +40,11 @@ class KroneckerConcatenationFusion(KroneckerBase):
     def calculate_l(self) -> int:
         """Return p q + s t."""
         return self.p * self.q + self.s * self.t
+
+    def matrix(self, w: Array, *buffers: Array) -> Array:
+        """Return W = A ⊗ B, or its outer form."""
+        a, b = cut(w, (self.p, self.q), (self.s, self.t))
+        return self.combined(a, b)
 
     def _factor_count(self) -> tuple[int, int]:
         return 2, 1

@@ -7,10 +7,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
@@ -28,6 +30,10 @@ class L2NormFusion(EntrywiseFusion):
         zero = squares == 0
         # √ has an infinite slope at 0, which would make every gradient there NaN
         return torch.where(zero, squares, torch.where(zero, 1, squares).sqrt())
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        norm: Array = np.linalg.norm(np.stack(xs), 2, axis=0)
+        return norm
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         k = len(xs)

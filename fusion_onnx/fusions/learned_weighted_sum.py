@@ -7,10 +7,18 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_chain, weighted_matrix, weighted_variadic
+from fusion_onnx.fusions._weights import (
+    weighted,
+    weighted_bound,
+    weighted_chain,
+    weighted_matrix,
+    weighted_reference,
+    weighted_variadic,
+)
 
 
 class LearnedWeightedSumFusion(EntrywiseFusion):
@@ -42,6 +50,10 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         return weighted(xs, w)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        assert w is not None
+        return weighted_reference(xs, w)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None

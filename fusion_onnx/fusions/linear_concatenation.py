@@ -6,11 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     accumulated,
+    cut,
     joined,
     joined_decomposition,
     matrices,
@@ -39,6 +40,11 @@ class LinearConcatenationFusion(ProjectionFusion):
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         return arithmetic.chain(self.fuse, xs, [w], [(self.total, w.reshape(self.n, self.total))])
+
+    def matrix(self, w: Array, *buffers: Array) -> Array:
+        """Return W."""
+        (matrix,) = cut(w, (self.n, self.total))
+        return matrix
 
     @form("joined")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

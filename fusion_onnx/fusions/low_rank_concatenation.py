@@ -6,11 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     accumulated,
+    cut,
     joined,
     joined_decomposition,
     matrices,
@@ -31,6 +32,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
 
     formula = "([x_1 ... x_k] Bᵀ) Aᵀ"
     rule_l = "r (n + D)"
+    bench_options = {"r": 8}
     tinybig = ("lowrank_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=5, r=2),
@@ -71,10 +73,11 @@ class LowRankConcatenationFusion(ProjectionFusion):
         parts = op.Split(transposed(op, b), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
         return op.MatMul(accumulated(op, xs, parts), transposed(op, a))
 
-    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+    def matrix(self, w: Array, *buffers: Array) -> Array:
         """Return W = A B."""
-        a, b = matrices(w, (self.n, self.r), (self.r, self.total))
-        return a @ b
+        a, b = cut(w, (self.n, self.r), (self.r, self.total))
+        matrix: Array = a @ b
+        return matrix
 
     def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
         """Write W = A B in ONNX."""

@@ -6,9 +6,9 @@ See _kronecker.py for the algebra, and for `product="outer"`, which gives tinyBI
 from collections.abc import Sequence
 from typing import Any
 
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.fusions._kronecker import KroneckerBase, Shapes
-from fusion_onnx.fusions._projection import positive
+from fusion_onnx.fusions._projection import cut, positive
 
 
 class LowRankKroneckerConcatenationFusion(KroneckerBase):
@@ -26,6 +26,7 @@ class LowRankKroneckerConcatenationFusion(KroneckerBase):
 
     formula = "[x_1 ... x_k] (A ⊗ (S T))ᵀ"
     rule_l = "p q + r (s + t)"
+    bench_options = {"p": 32, "q": 32, "r": 8}
     tinybig = ("lphm_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=6, p=3, q=4, r=2),
@@ -47,6 +48,11 @@ class LowRankKroneckerConcatenationFusion(KroneckerBase):
     def calculate_l(self) -> int:
         """Return p q + r (s + t)."""
         return self.p * self.q + self.r * (self.s + self.t)
+
+    def matrix(self, w: Array, *buffers: Array) -> Array:
+        """Return W = A ⊗ (S T), or its outer form."""
+        a, s, t = cut(w, (self.p, self.q), (self.s, self.r), (self.r, self.t))
+        return self.combined(a, s @ t)
 
     def _factor_count(self) -> tuple[int, int]:
         return 3, self.r

@@ -4,10 +4,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
@@ -21,6 +23,10 @@ class MeanFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.add) / len(xs)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        mean: Array = np.stack(xs).mean(0)
+        return mean
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         k = len(xs)  # the division may be a product with the rounded 1 / k: two roundings more than the sum

@@ -11,9 +11,11 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 
@@ -30,6 +32,11 @@ class MedianFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return select_median(xs, torch.minimum, torch.maximum)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        ordered = np.sort(np.stack(xs), axis=0)  # NaN comes last
+        middle: Array = np.where(np.isnan(ordered[-1]), ordered[-1], ordered[(len(xs) - 1) // 2])
+        return middle
 
     @form("network")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
@@ -20,6 +22,10 @@ class MinFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, torch.minimum)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        smallest: Array = np.stack(xs).min(0)
+        return smallest
 
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:

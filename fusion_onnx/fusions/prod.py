@@ -4,10 +4,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
@@ -21,6 +23,10 @@ class ProdFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.mul)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        product: Array = np.stack(xs).prod(0)
+        return product
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         underflow = xs[0].new_zeros(())

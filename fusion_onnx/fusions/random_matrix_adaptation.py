@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
+    cut,
     joined,
     joined_decomposition,
     matrices,
@@ -39,6 +40,7 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
 
     formula = "[x_1 ... x_k] B diag(λ2) Aᵀ diag(λ1)"
     rule_l = "n + r"
+    bench_options = {"r": 8}
     tinybig = ("random_matrix_adaption_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=5, r=2),
@@ -112,10 +114,12 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
         stages = [(self.total, (b * inner).T), (self.r, a * outer.unsqueeze(-1))]
         return arithmetic.chain(self.fuse, xs, [w, *buffers], stages, 2)
 
-    def matrix(self, w: Tensor, *buffers: Tensor) -> Tensor:
+    def matrix(self, w: Array, *buffers: Array) -> Array:
         """Return W = diag(λ1) A diag(λ2) Bᵀ."""
-        (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
-        return ((a * inner) @ b.T) * outer.unsqueeze(-1)
+        a, b = buffers
+        outer, inner = cut(w, (1, self.n), (1, self.r))
+        matrix: Array = outer.T * ((a * inner) @ b.T)
+        return matrix
 
     def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
         """Write the same in ONNX."""

@@ -4,9 +4,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract import Array
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
@@ -20,6 +22,10 @@ class SumFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.add)
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        total: Array = np.stack(xs).sum(0)
+        return total
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         share = arithmetic.gamma(len(xs) - 1)  # of each, for the sum of the sizes may overflow

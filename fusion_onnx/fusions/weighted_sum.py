@@ -3,15 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Case
+from fusion_onnx.contract import Array, Case
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
-from fusion_onnx.fusions._weights import weighted, weighted_bound, weighted_chain, weighted_matrix, weighted_variadic
+from fusion_onnx.fusions._weights import (
+    weighted,
+    weighted_bound,
+    weighted_chain,
+    weighted_matrix,
+    weighted_reference,
+    weighted_variadic,
+)
 
 
 class WeightedSumFusion(EntrywiseFusion):
@@ -93,6 +101,10 @@ class WeightedSumFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return weighted(xs, self._weights(xs, w, buffers))
+
+    def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
+        weights = [w] if w is not None else self.buffer_arrays()
+        return weighted_reference(xs, weights[0]) if weights else np.stack(xs).sum(0)
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return weighted_bound(arithmetic, xs, self._weights(xs, w, buffers))
