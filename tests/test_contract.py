@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -226,12 +227,30 @@ def test_the_suite_catches_a_broken_fuse(check):
         ("check_dims", {"get_num": lambda self: 1}),
         ("check_wrong_inputs", {"check_inputs": lambda self, x: list(x)}),
         ("check_wrong_parameters", {"_checked_w": lambda self, w, xs: None}),
+        ("check_reference", {"reference": lambda self, xs, w: xs[0] * xs[1]}),
+        ("check_reference", {"reference": lambda self, xs, w: np.nan_to_num(xs[0] * xs[1] + xs[1], posinf=np.inf)}),
+        ("check_reference", {"reference": lambda self, xs, w: (xs[0] * xs[1] + xs[1]).astype(np.float32)}),
+        ("check_reference", {"reference": lambda self, xs, w: (xs[0] * xs[1] + xs[1])[:1]}),
+        ("check_reference", {"reference": lambda self, xs, w: torch.from_numpy(xs[0] * xs[1] + xs[1])}),
+        ("check_reference", {"reference": lambda self, xs, w: xs[1] * 1e300 * 1e-300 * (xs[0] + 1)}),
+        ("check_reference", {"reference": lambda self, xs, w: xs[1] * (xs[0] + 1) + 0 * xs[1], "entrywise": True}),
     ],
 )
 def test_the_suite_catches_a_broken_class(check, members):
     cls = _broken("BrokenClassFusion", lambda xs: xs[0] * xs[1] + xs[1], **members)
     with pytest.raises(AssertionError, match=check):
         testing.check_fusion(cls, [Case(dims=(4, 4))])
+
+
+def test_a_reference_is_optional_and_need_not_tell_apart_what_the_order_decides():
+    def check(**members):
+        cls = _broken("SumFusion", lambda xs: (xs[0] + xs[1]) * 2 - xs[0], **members)  # NaN where xs[0] is infinite
+        testing.checks()[[c.__name__ for c in testing.checks()].index("check_reference")](cls, Case(dims=(4, 4)))
+
+    check()
+    check(reference=lambda self, xs, w: xs[0] + 2 * xs[1])
+    with pytest.raises(AssertionError, match="an entry of inf"):
+        check(reference=lambda self, xs, w: xs[0] + 2 * xs[1], entrywise=True)
 
 
 def test_the_suite_needs_cases_and_lists_all_failures():
@@ -269,6 +288,7 @@ def test_what_was_not_given_is_named():
         "forward": lambda: bare([torch.ones(1, 4)] * 2),
         "fuse": lambda: bare.fuse([], None),
         "decompose": lambda: bare.decompose(None, [], None),
+        "reference": lambda: bare.reference([], None),
     }.items():
         with pytest.raises(NotImplementedError, match=rf"BareFusion does not give {method}\(\)"):
             call()
