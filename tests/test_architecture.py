@@ -1,6 +1,8 @@
 """The design, held: one strategy is one file, importing is light, names and bits in their places."""
 
 import ast
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 STRATEGY = '''
 """Midrange: y = (max x_i + min x_i) / 2, entry by entry."""
 
+import numpy as np
 import torch
 
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
@@ -27,25 +30,74 @@ class MidrangeFusion(EntrywiseFusion):
     def fuse(self, xs, w, *buffers):
         return (chain(xs, torch.maximum) + chain(xs, torch.minimum)) / 2
 
+    def reference(self, xs, w):
+        return np.sort(np.stack(xs), axis=0)[[0, -1]].mean(0)
+
     def decompose(self, op, xs, w, *buffers):
         return op.Div(op.Add(chain(xs, op.Max), chain(xs, op.Min)), op.constant(2))
 '''
 
 
+SCALED = '''
+"""Scaled midrange: y = w (max x_i + min x_i) / 2, entry by entry, w a trained number."""
+
+import numpy as np
+import torch
+
+from fusion_onnx.fusions._entrywise import EntrywiseFusion
+
+
+class ScaledMidrangeFusion(EntrywiseFusion):
+    """The midrange times a trained factor; n = n_1, l = 1, w the factor."""
+
+    formula = "w (max x_i + min x_i) / 2"
+    rule_l = "1"
+
+    def __init__(self, dims=None, *, require_parameters=True, **base):
+        super().__init__(dims, require_parameters=require_parameters, **base)
+
+    def calculate_l(self):
+        return 1
+
+    def fuse(self, xs, w, *buffers):
+        stacked = torch.stack(list(xs))
+        return w * ((stacked.amax(0) + stacked.amin(0)) / 2)
+
+    def reference(self, xs, w):
+        return w * np.sort(np.stack(xs), axis=0)[[0, -1]].mean(0)
+
+    def decompose(self, op, xs, w, *buffers):
+        return op.Mul(op.Div(op.Add(op.Max(*xs), op.Min(*xs)), op.constant(2)), w)
+'''
+
+
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of the package with one file more: nothing else is touched."""
-    root = tmp_path_factory.mktemp("extended")
-    for folder in ("fusion_onnx", "exporters", "tests"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "fusion_onnx" / "fusions" / "midrange.py").write_text(STRATEGY)
-    (root / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    """A copy of the repository with two strategies more, a file each; one is trained, neither states a bound."""
+    root = tmp_path_factory.mktemp("extended") / "copy"
+    kept_out = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "dist")
+    shutil.copytree(ROOT, root, ignore=kept_out)
+    for name, text in {"midrange": STRATEGY, "scaled_midrange": SCALED}.items():
+        (root / "fusion_onnx" / "fusions" / f"{name}.py").write_text(text)
+    python(root, "from tests import readme; readme.README.write_text(readme.generated(readme.README.read_text()))")
     return root
 
 
-def python(root, *arguments):
-    code = f"import sys; sys.path[:0] = [{str(root)!r}, {str(root / 'exporters')!r}]; " + arguments[0]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+def environment(root):
+    """Python's path begins with the copy, for subprocesses of its tests too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "exporters")])}
+
+
+def python(root, code):
+    setup = f"import sys; sys.path[:0] = [{str(root)!r}, {str(root / 'exporters')!r}]; "
+    done = subprocess.run(
+        [sys.executable, "-c", setup + code],
+        cwd=root,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -68,13 +120,32 @@ def test_the_command_line_lists_it(extended):
     assert '"midrange"' in said
 
 
-def test_the_suite_tests_it(extended):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/test_export.py"]
+def test_the_table_bounds_benchmark_and_matrix_have_it(extended):
+    said = python(
+        extended,
+        "from tests import readme, test_bounds; from fusion_onnx.bench import rows;"
+        "from fusion_onnx.parity import matrix; assert readme.__file__.startswith(sys.path[0]);"
+        "assert '| `midrange` | (max x_i + min x_i) / 2 | n_1 | 0 |  |' in readme.README.read_text();"
+        "assert 'midrange' not in test_bounds.BOUNDED and 'sum' in test_bounds.BOUNDED;"
+        "names = ['midrange', 'scaled_midrange']; small = rows.Scenario('small', 3, 5, 4);"
+        "timed = [rows.row(name, fusion, small, ['eager', 'plain_export', 'ours'], 0.001)"
+        "         for name, fusion in rows.fusions(small, names)];"
+        "print([(row.strategy, sorted(row.together), row.failed) for row in timed]);"
+        "found = matrix(names, ['onnxruntime_cpu'], cases=1); assert found.passed, found.notes()",
+    )
+    timed = ["eager", "ours", "plain_export"]
+    assert said == str([("midrange", timed, {}), ("scaled_midrange", timed, {})])
+
+
+@pytest.mark.slow
+def test_every_test_that_goes_through_the_strategies_tests_it(extended):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    chosen = ["-k", "midrange", "--ignore", "tests/test_architecture.py"]
     done = subprocess.run(
-        [*command, "-k", "midrange and float32 and not cuda"], cwd=extended, capture_output=True, text=True, check=False
+        [*command, *chosen], cwd=extended, env=environment(extended), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
-    assert "5 passed" in done.stdout  # one for each case it inherits
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 300, done.stdout
 
 
 def test_importing_is_light():

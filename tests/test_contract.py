@@ -232,7 +232,6 @@ def test_the_suite_catches_a_broken_fuse(check):
         ("check_reference", {"reference": lambda self, xs, w: (xs[0] * xs[1] + xs[1]).astype(np.float32)}),
         ("check_reference", {"reference": lambda self, xs, w: (xs[0] * xs[1] + xs[1])[:1]}),
         ("check_reference", {"reference": lambda self, xs, w: torch.from_numpy(xs[0] * xs[1] + xs[1])}),
-        ("check_reference", {"reference": lambda self, xs, w: xs[1] * 1e300 * 1e-300 * (xs[0] + 1)}),
         ("check_reference", {"reference": lambda self, xs, w: xs[1] * (xs[0] + 1) + 0 * xs[1], "entrywise": True}),
     ],
 )
