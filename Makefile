@@ -1,5 +1,6 @@
 # make demo   train, export, verify and run eight fusion networks on the handwritten digits
-# make test   lint, types and all tests
+# make test   lint, types and tests: under ten minutes on two cores
+# make slow   the tests that make test leaves out: trained networks, pages in a browser, planted faults, all dtypes
 # make bench   measure every strategy beside its peers, into benchmarks/results
 # make models, make readme   write the stored models, the README's table again
 # make package   wheel through sdist, installed without torch, runs a stored model
@@ -12,12 +13,15 @@ JOBS ?= 2
 WEB := .venv/web
 export FUSION_ONNX_NODE_MODULES := $(CURDIR)/$(WEB)/node_modules
 
-.PHONY: demo test lint types tests bench models readme package clean
+.PHONY: demo test announce lint types tests slow bench models readme package clean
 
 demo: .venv/installed
 	@$(BIN)/python -m models.demo
 
-test: lint types tests
+test: announce lint types tests
+
+announce:
+	@echo "lint, types and tests: some 7 minutes on two idle cores, twice that on busy ones; installing, the first time, 2 more"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -29,6 +33,9 @@ types: .venv/installed
 
 tests: .venv/installed $(WEB)/tried
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+slow: .venv/installed $(WEB)/tried
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
 bench: .venv/installed
 	$(BIN)/fusion-onnx bench --output benchmarks/results --overwrite > /dev/null

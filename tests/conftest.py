@@ -4,6 +4,10 @@ A test that measures gives `record_property(heading, row)`; the rows of one head
 """
 
 import functools
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: one thread each, before PyTorch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -16,6 +20,11 @@ def why_no_cuda() -> str:
         if status.alias == "cuda":
             return "" if status.starts else f"CUDA does not start here: {status.reason}"
     return "CUDA does not start here: the installed onnxruntime is built without it"
+
+
+def on_gpu(parameters: list[object]) -> list[object]:
+    """Return the parameters of a GPU test, one of them where there is no GPU: that one is skipped for all."""
+    return parameters[:1] if why_no_cuda() else parameters
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

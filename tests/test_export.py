@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 import fusion_onnx
 from fusion_exporters.exporter import OPSETS
 from fusion_onnx import ExportError, FusionError, FusionLayer, create, export
+from tests.conftest import on_gpu
 
 DTYPES = [torch.float32, torch.float64, torch.float16]
 GRID = [
@@ -359,7 +360,7 @@ def test_bfloat16_says_that_the_cpu_cannot_verify_it_and_exports_without(tmp_pat
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "case", "dtype"), GRID)
+@pytest.mark.parametrize(("name", "case", "dtype"), on_gpu(GRID))
 def test_on_cuda(name, case, dtype):
     fusion = case.create(fusion_onnx.get(name))
     args = drawn(fusion, 3, dtype)
