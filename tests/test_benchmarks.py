@@ -2,10 +2,13 @@
 
 import json
 
+import onnx
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from fusion_onnx import create
+import fusion_onnx
+from fusion_onnx import Fusion, create
 from fusion_onnx.bench import contenders, plot, rows
 from fusion_onnx.cli import app
 
@@ -35,6 +38,66 @@ def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch):
     found = rows.row("sum", create("sum", dims=[8, 8]), rows.Scenario("small", 2, 5, 8), ["wrong", "eager"], 0.01)
     assert "off by" in found.failed["wrong"]
     assert set(found.together) == {"eager"}
+
+
+class Halved(Fusion):
+    """Entrywise, with a formula that the tracer does not know, or with none."""
+
+    equal_dims = True
+
+    def calculate_n(self, dims=None):
+        return self.dims[0]
+
+    def calculate_l(self):
+        return 0
+
+    def fuse(self, xs, w, *buffers):
+        return xs[0] / 2
+
+    def decompose(self, op, xs, w, *buffers):
+        return op.Div(xs[0], op.constant(2))
+
+
+class UntracedHalved(Halved):
+    def reference(self, xs, w):
+        return xs[0].astype(xs[0].dtype) / 2
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"), [(Halved, "gives no reference"), (UntracedHalved, "its reference cannot be traced: ")]
+)
+def test_a_strategy_without_a_plain_export_says_why_and_is_not_measured_as_another(cls, reason):
+    scenario = rows.Scenario("small", 2, 5, 8)
+    timed = rows.row("halved", cls(dims=[8, 8]), scenario, ["eager", "plain_export", "ours"], 0.01, files=True)
+    assert set(timed.together) == {"eager", "ours"}
+    assert timed.failed["plain_export"].startswith("Absent: ")
+    assert reason in timed.failed["plain_export"]
+    assert timed.files["plain_export"] == {}
+    assert "–" in rows.table([timed])
+
+
+def test_eager_is_held_to_the_reference(monkeypatch):
+    fusion = create("mean", dims=[8, 8])
+    monkeypatch.setattr(type(fusion), "fuse", lambda self, xs, w, *buffers: (xs[0] + xs[1]) / 1.99)
+    timed = rows.row("mean", fusion, rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
+    assert set(timed.together) == {"plain_export"}
+    assert "off by" in timed.failed["eager"]
+
+
+@pytest.mark.parametrize("name", ["median", "l2_norm", "weighted_sum", "random_matrix_adaptation"])
+def test_the_plain_export_is_what_a_user_writes(name):
+    cls = fusion_onnx.get(name)
+    fusion = cls.cases[0].create(cls)
+    xs = [torch.randn(5, d) for d in fusion.dims]
+    length = fusion.calculate_l()
+    model = onnx.load_model_from_string(
+        contenders.plainly_exported(fusion, xs, torch.randn(length) if length else None)
+    )
+    body = [node.op_type for node in model.graph.node if node.op_type != "Unsqueeze"]
+    assert body[0] == "Concat"
+    assert body[-1] == {"median": "Where", "l2_norm": "ReduceL2", "weighted_sum": "ReduceSum"}.get(name, "MatMul")
+    assert len(body) <= 3 or name == "median"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
 
 
 def test_written_as_json_markdown_and_a_plot(tmp_path, monkeypatch):

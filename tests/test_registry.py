@@ -41,7 +41,6 @@ def test_one_name_throughout(name):
     assert cls.rule_n
     assert cls.rule_l
     assert cls.cases
-    assert cls.tinybig
     assert cls.__doc__
     assert sys.modules[cls.__module__].__doc__
     assert (

@@ -201,7 +201,8 @@ def test_blocks_give_the_same_bits(name, lead, dtype, small_blocks, monkeypatch)
     fusion = create(name, dims=[7] * 3)
     xs = [torch.randn(*lead, 7).to(dtype) for _ in range(3)]
     xs[1].flatten()[:2] = torch.tensor([torch.nan, torch.inf])
-    args = (xs, torch.randn(3).to(dtype)) if fusion.calculate_l() else (xs,)
+    length = fusion.calculate_l()
+    args = (xs, torch.randn(length).to(dtype)) if length else (xs,)
     session = Session(export(fusion, args, verify=False).model, "cpu", fuse=False)
     tensors = [*xs, *args[1:]]
     call = session.bind(*tensors)
