@@ -14,24 +14,17 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import fusion_onnx
-from fusion_onnx import FusionLayer, create, export
+from fusion_onnx import Case, FusionLayer, create, export
 
 Change = Callable[[onnx.ModelProto], object]
 KINDS: dict[str, tuple[Change, str]] = {}
 """Each kind's change, and the strategies that it is meant for: a part of their names, "" for all."""
 
-CASES = {
-    "concatenation": {"dims": (4, 6, 2)},
-    "metric": {"dims": (4, 4, 4, 4), "metric": "l2_norm"},
-    "l2_norm": {"dims": (5, 5)},
-    "weighted_sum": {"dims": (5, 5, 5), "weights": [1.0, 0.1, 3.7]},
-    "linear_concatenation": {"dims": (4, 6, 2), "n": 5},
-    "low_rank_concatenation": {"dims": (4, 6, 2), "n": 5, "r": 3},
-    "random_matrix_adaptation": {"dims": (4, 6, 2), "n": 5, "r": 3},
-    "median": {"dims": (5, 5, 5, 5)},
-    **{name: {"dims": (4, 6, 2), "n": 6, "p": 3, "q": 4} for name in fusion_onnx.names() if "kronecker" in name},
-}
-ENTRYWISE = (5, 5, 5)
+
+def case_of(name: str) -> Case:
+    """Return the first of a strategy's cases with three inputs or more, which its mutants are made of."""
+    cases = fusion_onnx.get(name).cases
+    return next((case for case in cases if len(case.dims) > 2), cases[0])
 
 
 class Net(torch.nn.Module):
@@ -61,8 +54,7 @@ def subject(name: str, dtype: torch.dtype = torch.float32):
     if name == "network":
         module = Net().to(dtype).eval()
         return module, export(module, tuple(rows((4, 6), 1, dtype)), verify=False).model
-    options = {"dims": ENTRYWISE} | CASES.get(name, {})
-    module = create(name, **options)
+    module = case_of(name).create(fusion_onnx.get(name))
     return module, export(module, given(name, module, 1, dtype), verify=False).model
 
 

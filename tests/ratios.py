@@ -9,6 +9,7 @@ import random
 import sys
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -58,29 +59,23 @@ HEADING = f"{'strategy':38}{'dtype':9}{'ρ':>9}{'cases':>7}{'entries':>9}{'free'
 
 
 def drawn_cases(name: str, count: int, draw: random.Random) -> list[Case]:
-    """Draw cases that a strategy accepts: k, widths and options."""
+    """Draw cases that a strategy accepts: k, widths, n, and options of its own cases in other company."""
     cls = fusion_onnx.get(name)
+    values: dict[str, list[Any]] = {}
+    for case in cls.cases:
+        for option, value in case.options.items():
+            values.setdefault(option, []).append(value)
+    if "n" in cls.options():
+        values["n"] = [1, 2, 4, 6, 12]
     found: list[Case] = []
     while len(found) < count:
         k = draw.choice([1, 2, 3, 5, 8, 13, 24])
         dims = [draw.randint(1, 9)] * k if cls.equal_dims else [draw.randint(1, 9) for _ in range(k)]
-        options = {}
-        if cls.rule_n == "n":
-            options["n"] = draw.choice([1, 2, 4, 6, 12])
-        for option, values in {
-            "r": [1, 2, 5],
-            "p": [1, 2, 3],
-            "q": [1, 2, 3, 4, 6],
-            "product": ["kronecker", "outer"],
-            "metric": ["sum", "mean", "min", "prod", "l1_norm", "l2_norm", "median"],
-            "weights": [[draw.gauss(0, 3) for _ in dims]],
-        }.items():
-            if option in cls.options():
-                options[option] = draw.choice(values)
+        options = {option: draw.choice(among) for option, among in values.items() if draw.random() < 0.75}
         case = Case(dims, **options)
         try:
             case.create(cls)
-        except fusion_onnx.FusionError:  # p or q divides nothing
+        except fusion_onnx.FusionError:  # such as where p or q divides nothing
             continue
         found.append(case)
     return found
