@@ -1,10 +1,9 @@
 """The largest ρ for each strategy and dtype over random cases: `python -m tests.ratios`.
 
 A case is one fusion (its strategy's own cases, and some drawn: k, widths, options) at one class of values and one batch
-size. All fusions of a strategy are exported into one graph, which costs as much as one of them alone.
+size.
 """
 
-import functools
 import random
 import sys
 import warnings
@@ -23,17 +22,6 @@ from fusion_onnx.verification.verdict import Finding
 DTYPES = (torch.float16, torch.float32, torch.float64)
 NAMES = fusion_onnx.names()
 DRAWN, BATCHES = 2, (1, 24)
-
-
-class Bundle(torch.nn.Module):
-    """Fusions side by side in one graph, each with inputs of its own."""
-
-    def __init__(self, fusions):
-        super().__init__()
-        self.fusions = torch.nn.ModuleList(fusions)
-
-    def forward(self, calls):
-        return [fusion(*call) for fusion, call in zip(self.fusions, calls, strict=True)]
 
 
 @dataclass
@@ -88,47 +76,32 @@ def arguments(fusion, batch, dtype, generator):
     return (xs, torch.randn(length, generator=generator, dtype=torch.float64).to(dtype)) if length else (xs,)
 
 
-@functools.cache
-def exported(name: str, dtype: torch.dtype):
-    """Return the cases of a strategy, their fusions and a session that runs all of them."""
-    cases = [*fusion_onnx.get(name).cases, *drawn_cases(name, DRAWN, random.Random(name))]
-    fusions = [case.create(fusion_onnx.get(name)) for case in cases]
-    generator = torch.Generator().manual_seed(0)
-    calls = [arguments(fusion, 3, dtype, generator) for fusion in fusions]
-    names = [f"x{i}_{j}" for i, call in enumerate(calls) for j in range(len(call[0]) + len(call) - 1)]
-    model = export(Bundle(fusions), (calls,), verify=False, input_names=names).model
-    return cases, fusions, Session(model, "cpu")
-
-
-def trials(fusions, dtype):
-    """Yield the class of values and all fusions' arguments."""
+def trials(fusion, dtype):
+    """Yield the class of values, and the fusion's arguments."""
     for seed, batch in enumerate(BATCHES):
         generator = torch.Generator().manual_seed(seed)
-        given = [arguments(fusion, batch, dtype, generator) for fusion in fusions]
-        drawn = [dict(battery.values(xs, [f"x{i}" for i in range(len(xs))], seed=100 * seed)) for xs, *_ in given]
-        for label in dict.fromkeys(label for each in drawn for label in each):
+        xs, *w = arguments(fusion, batch, dtype, generator)
+        for label, drawn in battery.values(xs, [f"x{i}" for i in range(len(xs))], seed=100 * seed):
             if " in x" in label and int(label.rpartition(" in x")[2]) > 2:
                 continue  # one input after the other: the first three stand for all
-            calls = [(each.get(label, xs), *w) for each, (xs, *w) in zip(drawn, given, strict=True)]
-            yield label, calls, [label in each for each in drawn]
+            yield label, (drawn, *w)
 
 
 def run(name: str, dtype: torch.dtype) -> tuple[Ratio, list[Finding]]:
     """Run a strategy's cases at a dtype, with the verifier's own choice of tolerance, and its own judgement."""
     result = Ratio(name, str(dtype).removeprefix("torch."))
-    cases, fusions, session = exported(name, dtype)
-    judges: dict[int, Judge] = {}
     failed = []
-    for label, calls, taken in trials(fusions, dtype):
-        got = session.run(*[t for xs, *w in calls for t in (*xs, *w)])
-        for i, (case, fusion, call, model) in enumerate(zip(cases, fusions, calls, got, strict=True)):
-            if not taken[i]:
-                continue
+    for case in [*fusion_onnx.get(name).cases, *drawn_cases(name, DRAWN, random.Random(name))]:
+        fusion = case.create(fusion_onnx.get(name))
+        example = arguments(fusion, 3, dtype, torch.Generator().manual_seed(0))
+        session = Session(export(fusion, example, verify=False).model, "cpu", threads=1)
+        verdicts = Judge(fusion, example, [fusion(*example)], session.providers)
+        for label, call in trials(fusion, dtype):
             with torch.no_grad():
                 eager = fusion(*call)
-            if i not in judges:
-                judges[i] = Judge(fusion, call, [eager], session.providers)
-            (tolerance,) = judges[i](Trial(label, call, True), [eager])
+            xs, *w = call
+            (model,) = session.run(*xs, *w)
+            (tolerance,) = verdicts(Trial(label, call, True), [eager])
             finding = judge(f"{name} {case} {result.dtype} {label}", "y", eager, model, tolerance)
             if tolerance.bits:
                 within = replace(tolerance, bits=False)
