@@ -229,8 +229,8 @@ def check_reference(cls: type[Fusion], case: Case) -> None:
             return  # the reference leaves them out
         generator = torch.Generator().manual_seed(seed)
         positive = all(bool((x > 0).all()) for x in trial.xs)
-        drawn = [torch.randn(x.shape, generator=generator, dtype=trial.dtype) for x in trial.xs]
-        trial.xs = [x.abs() if positive else x for x in drawn]
+        values = [torch.randn(x.shape, generator=generator, dtype=trial.dtype) for x in trial.xs]
+        trial.xs = [x.abs() if positive else x for x in values]
         if trial.w is not None:
             trial.w = torch.randn(trial.w.shape, generator=generator, dtype=trial.dtype)
         _agree(trial, f"seed {seed}")
@@ -249,10 +249,10 @@ def _agree(trial: _Trial, where: str) -> None:
     """
     w = None if trial.w is None else trial.w.clone().numpy()
     with np.errstate(all="ignore"):
-        given = trial.fusion.reference([x.clone().numpy() for x in trial.xs], w)
-    _demand(isinstance(given, np.ndarray), f"the reference gives a {type(given).__name__}, not an array")
-    _demand(given.dtype == np.float64, f"the reference gives {given.dtype} where the inputs are float64")
-    y, expected = trial(), torch.from_numpy(np.array(given))
+        result = trial.fusion.reference([x.clone().numpy() for x in trial.xs], w)
+    _demand(isinstance(result, np.ndarray), f"the reference gives a {type(result).__name__}, not an array")
+    _demand(result.dtype == np.float64, f"the reference gives {result.dtype} where the inputs are float64")
+    y, expected = trial(), torch.from_numpy(np.array(result))
     _demand(y.shape == expected.shape, f"the reference gives {_of(expected)}, where the output is {_of(y)}")
     if not (trial.fusion.entrywise or trial.fusion.exact):
         undecided = y.isinf() & expected.isnan() | y.isnan() & expected.isinf()

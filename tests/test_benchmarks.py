@@ -30,7 +30,7 @@ def test_a_row_has_every_contender_or_the_reason(name):
     assert f"| {name} |" in text
 
 
-def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch):
+def test_a_contender_that_computes_something_else_is_not_result(monkeypatch):
     def wrong(fusion, xs, w):
         return lambda: sum(xs) * 1.01
 
@@ -68,20 +68,20 @@ class UntracedHalved(Halved):
 )
 def test_a_strategy_without_a_plain_export_says_why_and_is_not_measured_as_another(cls, reason):
     scenario = rows.Scenario("small", 2, 5, 8)
-    timed = rows.row("halved", cls(dims=[8, 8]), scenario, ["eager", "plain_export", "ours"], 0.01, files=True)
-    assert set(timed.together) == {"eager", "ours"}
-    assert timed.failed["plain_export"].startswith("Absent: ")
-    assert reason in timed.failed["plain_export"]
-    assert timed.files["plain_export"] == {}
-    assert "–" in rows.table([timed])
+    result = rows.row("halved", cls(dims=[8, 8]), scenario, ["eager", "plain_export", "ours"], 0.01, files=True)
+    assert set(result.together) == {"eager", "ours"}
+    assert result.failed["plain_export"].startswith("Absent: ")
+    assert reason in result.failed["plain_export"]
+    assert result.files["plain_export"] == {}
+    assert "–" in rows.table([result])
 
 
 def test_eager_is_held_to_the_reference(monkeypatch):
     fusion = create("mean", dims=[8, 8])
     monkeypatch.setattr(type(fusion), "fuse", lambda self, xs, w, *buffers: (xs[0] + xs[1]) / 1.99)
-    timed = rows.row("mean", fusion, rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
-    assert set(timed.together) == {"plain_export"}
-    assert "off by" in timed.failed["eager"]
+    result = rows.row("mean", fusion, rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
+    assert set(result.together) == {"plain_export"}
+    assert "off by" in result.failed["eager"]
 
 
 @pytest.mark.parametrize("name", ["median", "l2_norm", "weighted_sum", "random_matrix_adaptation"])

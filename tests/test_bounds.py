@@ -39,9 +39,9 @@ TRIALS = [
 
 def exact(fusion, xs, w):
     """Return the strategy's reference in long double, with the buffers that the inputs' dtype sees."""
-    seen = copy.deepcopy(fusion).to(xs[0].dtype)
+    as_seen = copy.deepcopy(fusion).to(xs[0].dtype)
     values = [x.double().numpy().astype(LONG) for x in xs]
-    return seen.reference(values, None if w is None else w.double().numpy().astype(LONG))
+    return as_seen.reference(values, None if w is None else w.double().numpy().astype(LONG))
 
 
 @pytest.mark.parametrize(("name", "case", "dtype"), TRIALS)

@@ -109,16 +109,16 @@ def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> byte
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            traced = torch.export.export(formula, tuple(xs), dynamic_shapes=shapes, strict=True)  # NumPy wants strict
+            program = torch.export.export(formula, tuple(xs), dynamic_shapes=shapes, strict=True)  # NumPy wants strict
         except Exception as error:  # whatever tracing raises for NumPy that it does not know
             raise Absent(f"its reference cannot be traced: {first_line(error)}") from error
-        for node in traced.graph.nodes:
+        for node in program.graph.nodes:
             if node.target is torch.ops.aten.sort.stable:  # what np.sort becomes; torch.onnx knows the other one alone
                 node.target = torch.ops.aten.sort.default
                 node.args, node.kwargs = (node.args[0], node.kwargs["dim"]), {}
-        program = torch.onnx.export(traced, dynamo=True, verbose=False)
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+        file = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert file is not None
+    return bytes(file.model_proto.SerializeToString())
 
 
 @contender
