@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fusion_onnx.runtime import InputError, Session, SessionError, TensorInfo
+from fusion_onnx.runtime import InputError, Session, SessionError, TensorInfo, _ort
 
 
 def build(nodes, inputs, outputs, *, initializers=(), functions=(), metadata=None):
@@ -119,12 +119,13 @@ def test_every_memory_layout_gives_the_right_numbers(session, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_reaches_onnx_runtime_is_plain_memory(session, layout, monkeypatch):
+def test_what_reaches_onnx_runtime_is_plain_memory(layout, monkeypatch):
     """It would copy strided arrays itself, 40 times slower, and read unaligned ones where the processor allows."""
     seen = []
-    spy = SimpleNamespace(run=lambda names, feeds: seen.extend(feeds.values()) or [Y])
-    monkeypatch.setattr(session, "_ort_session", spy)
-    session.run(LAYOUTS[layout](X1), LAYOUTS[layout](X2))
+    spy = SimpleNamespace(run=lambda names, feeds, options: seen.extend(feeds.values()) or [Y])
+    fresh = Session(fusion_model(), "cpu")
+    monkeypatch.setattr(fresh, "_ort_session", spy)
+    fresh.run(LAYOUTS[layout](X1), LAYOUTS[layout](X2))
     assert [(a.dtype.str, a.flags.c_contiguous, a.flags.aligned) for a in seen] == [("<f4", True, True)] * 2
     np.testing.assert_array_equal(seen[0], X1)
 
@@ -174,6 +175,91 @@ def test_shapes_that_passed_once_do_not_let_others_through(session):
         session.run(X1, X2[:1])
     with pytest.raises(InputError, match="batch"):
         session.run(X1, X2[:1])
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ((X1, X2.astype(np.float64)), "x2: got float64"),
+        ((X1, X2.astype(">f8")), "x2: got float64"),
+        ((X1, X2.astype(np.int32)), "x2: got int32"),
+        ((X1, X2[:, :2]), "x2: axis 1 has 2"),
+        ((X1, X2[0]), "x2: rank 1"),
+        ((X1, None), "x2: "),
+        ((X1,), "missing: x2"),
+        ((X1, X2, X2), "got 3 inputs"),
+    ],
+)
+def test_a_call_like_the_last_one_lets_nothing_else_through(session, args, text):
+    for _ in range(2):
+        np.testing.assert_array_equal(session.run(X1, X2)[0], Y)
+        with pytest.raises(InputError, match=text):
+            session.run(*args)
+
+
+def test_a_call_like_the_last_one_reads_its_own_memory(session):
+    session.run(X1, X2)
+    for scale in (2, 3):
+        np.testing.assert_array_equal(session.run(X1 * np.float32(scale), X2)[0], X1 * scale - 2 * X2)
+    np.testing.assert_array_equal(session.run((X1 + 1).tolist(), X2)[0], Y + 1)
+    np.testing.assert_array_equal(session.run(np.asfortranarray(X1 + 1), X2)[0], Y + 1)
+
+
+def test_a_model_without_inputs():
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [3], [1, 2, 3])
+    outputs = {"y": (TensorProto.FLOAT, [3])}
+    bare = Session(build([helper.make_node("Neg", ["c"], ["y"])], {}, outputs, initializers=[constant]), "cpu")
+    for _ in range(2):
+        assert bare.run()[0].tolist() == [-1, -2, -3]
+
+
+def entry(session, key="session.force_spinning_stop"):
+    try:
+        return session._ort_session.get_session_options().get_session_config_entry(key)
+    except RuntimeError:  # ONNX Runtime's way to say that there is none
+        return None
+
+
+def test_threads_spin_unless_the_caller_says_otherwise():
+    import onnxruntime
+
+    assert entry(Session(fusion_model(), "cpu")) is None
+    assert entry(Session(fusion_model(), "cpu", spin=False)) == "1"
+    for spin, found in ((True, None), (False, "1")):
+        options = onnxruntime.SessionOptions()
+        assert entry(Session(fusion_model(), "cpu", spin=spin, session_options=options)) == found
+    own = onnxruntime.SessionOptions()
+    own.add_session_config_entry("session.force_spinning_stop", "1")
+    assert entry(Session(fusion_model(), "cpu", session_options=own)) == "1"
+
+
+def test_every_session_of_a_session_spins_or_not_as_it_does():
+    session = Session(fusion_model(), "cpu", spin=False, static_shapes=1)
+    session.run(X1, X2)
+    session.run(X1, X2)
+    (instance,) = session._instances._made.values()
+    assert entry(SimpleNamespace(_ort_session=instance)) == "1"
+    session = Session(fusion_model(), "cpu", spin=False)
+    if session.fused:
+        session._unfuse(session._plain)
+    assert entry(session) == "1"
+
+
+def test_the_threads_are_as_many_as_onnx_runtimes_own(session):
+    options, own = session._ort_session.get_session_options(), __import__("onnxruntime").SessionOptions()
+    for key in ("intra_op_num_threads", "inter_op_num_threads", "execution_mode", "graph_optimization_level"):
+        assert getattr(options, key) == getattr(own, key)
+    for key in ("session.intra_op_thread_affinities", "session.intra_op.allow_spinning"):
+        assert entry(session, key) is None  # its own choice: a thread for each core, pinned, that spins
+
+
+def test_without_the_inner_half_of_onnx_runtimes_session(monkeypatch):
+    whole = Session(fusion_model(), "cpu")
+    bare = SimpleNamespace(run=whole._ort_session.run, run_with_iobinding=whole._ort_session.run_with_iobinding)
+    assert _ort.runner(bare)(["y"], {"x1": X1, "x2": X2}, None)[0].tolist() == Y.tolist()
+    monkeypatch.setattr(_ort, "_inner", lambda session: None)
+    np.testing.assert_array_equal(whole.run(X1, X2)[0], Y)
+    np.testing.assert_array_equal(whole.bind(X1, X2)()[0], Y)
 
 
 def test_many_shapes(session):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _torch
+from . import _ort, _torch
 from ._errors import InputError, SessionError
 from ._probe import first_line
 from ._types import TensorInfo
@@ -29,7 +29,7 @@ class Bound:
     that every call writes into, and returns; copy what is to outlast the next call. Threads take turns.
     """
 
-    __slots__ = ("_bindings", "_device", "_lock", "_run", "_where", "inputs", "outputs")
+    __slots__ = ("_bindings", "_device", "_lock", "_runs", "_where", "inputs", "outputs")
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class Bound:
             for i, (name, value) in enumerate(zip(names, block, strict=True)):
                 _attach(ort, binding, name, value, output=i >= len(read))
             self._bindings.append(binding)
+        self._runs = [_ort.bound_runner(session, binding) for binding in self._bindings]
         devices = {v.device for v in (*read, *outputs) if _torch.is_tensor(v) and v.device.type != "cpu"}
         self._device = devices.pop() if devices else None
-        self._run = session.run_with_iobinding
         self._lock = threading.Lock()
 
     def __call__(self) -> list[Any]:
@@ -64,12 +64,12 @@ class Bound:
         with self._lock:
             try:
                 if self._device is None:
-                    for binding in self._bindings:
-                        self._run(binding)
+                    for run in self._runs:
+                        run()
                 else:  # ONNX Runtime's stream does not wait for the kernels that still write the inputs
                     sys.modules["torch"].cuda.current_stream(self._device).synchronize()
-                    for binding in self._bindings:
-                        self._run(binding)
+                    for run, binding in zip(self._runs, self._bindings, strict=True):
+                        run()
                         binding.synchronize_outputs()
             except Exception as error:  # ONNX Runtime's errors share no base class but this
                 raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error

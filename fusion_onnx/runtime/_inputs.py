@@ -109,6 +109,9 @@ class Reader:
         return self._array(self._as_numpy(value), "numpy")
 
     def _tensor(self, value: Any) -> Any:
+        array = _torch.as_array(value)
+        if array is not None and array.dtype == self.dtype and array.flags.carray:
+            return array
         got = _torch.dtype_name(value)
         if got != self.info.dtype:
             raise self._wrong_dtype(got, f".to(torch.{self.info.dtype})")

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from ._types import TensorInfo, dtype_of_ort
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
+_NO_SHAPE = object()
 
 
 class Session:
@@ -39,6 +40,10 @@ class Session:
             options). CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
             otherwise.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
+        spin: whether the threads go on spinning for some 20 ms after a call, as ONNX Runtime's own do, so that the next
+            finds them awake. False lets them sleep when a call ends: for loops that do other work in between, such as
+            PyTorch's or another session's, which else shares the cores with them and may take twice as long. An entry
+            of session_options stays as it is unless this is False.
         static_shapes: for how many sets of input sizes to keep an instance of the model planned for them alone, made
             when the sizes come a second time or are bound; each holds weights of its own. None is 4 where OpenVINO
             computes, which fuses entrywise operators only then, and otherwise 0.
@@ -63,6 +68,7 @@ class Session:
         providers: _providers.Providers = "auto",
         *,
         threads: int | None = None,
+        spin: bool = True,
         static_shapes: int | None = None,
         fuse: bool | None = None,
         session_options: Any = None,
@@ -80,20 +86,20 @@ class Session:
             raise ValueError(f"static_shapes is {static_shapes!r}; give 0 or more, or None for the default")
         if static_shapes and session_options is not None:
             raise ValueError("static_shapes makes sessions with options of their own; leave out session_options")
-        options = _options(ort) if session_options is None else session_options
+        options = ort.SessionOptions() if session_options is None else session_options
         plan = None
         if session_options is None or providers != "auto" or not _has_providers(options):
             plan = _providers.plan(ort, providers, threads)
             _check_bfloat16(header, plan.names, self._where)
         programs = _programs(source, header, plan, fuse, free=session_options is None)
-        recipe = _Recipe(ort, source, plan, self._where, threads, programs)
+        recipe = _Recipe(ort, source, plan, self._where, threads, spin, programs)
         try:
             self._ort_session = recipe.make(options)
         except SessionError:
             if fuse or not programs:
                 raise
             recipe, programs = replace(recipe, programs=()), ()  # a function may be called as its kernel cannot be
-            self._ort_session = recipe.make(_options(ort))
+            self._ort_session = recipe.make(ort.SessionOptions())
         self._ort = ort
         self._header = header
         self.providers: list[str] = list(self._ort_session.get_providers())
@@ -103,8 +109,10 @@ class Session:
         self._slots = tuple((reader.info.name, reader.dtype, reader) for reader in readers)
         self._output_names = [info.name for info in self.outputs]
         self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
+        self._untyped = any("(" in info.dtype for info in self.inputs)  # sequences, which ONNX Runtime's run looks into
         self._devices = _devices(self._ort_session)
         self._good_shapes: set[tuple[Any, ...]] = set()
+        self._last: tuple[tuple[Any, ...], Any] = ((_NO_SHAPE,) * len(self._slots), None)
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
         self._plain = None if fuse or not programs else replace(recipe, programs=())
         self._unfusing = threading.Lock()
@@ -146,34 +154,37 @@ class Session:
             values = arrange(self.inputs, args, named)
         feeds: dict[str, Any] = {}
         bound, tensors = self._bound_only, False
-        for (name, dtype, reader), value in zip(slots, values, strict=True):
+        last, engine = self._last  # one tuple: another thread may replace it meanwhile
+        same = engine is not None
+        for (name, dtype, reader), shape, value in zip(slots, last, values, strict=True):
             if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
                 feeds[name] = value
+                if value.shape != shape:
+                    same = False
                 continue
             tensors = tensors or _torch.is_tensor(value)
             feeds[name] = fed = reader.read(value)
             bound = bound or _torch.is_tensor(fed)
-        shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
-        if shapes not in self._good_shapes:
-            check_shapes(self.inputs, shapes)
-            self._remember(shapes)
+            same = same and getattr(fed, "shape", None) == shape
+        if not same:
+            engine = self._engine_for(feeds)
         while True:
-            had_kernels = bool(self.fused)
             try:
                 if bound:
-                    return self._run_bound(self._session_for(shapes), feeds, tensors)
-                outputs: list[Any]
-                if self._rows and in_blocks(fed := list(feeds.values())):
-                    outputs = self._bound(self._ort_session, fed, [np.empty_like(fed[0])], fed)()
+                    return self._run_bound(engine.session, feeds, tensors)
+                if engine.blocks:
+                    fed = list(feeds.values())
+                    outputs = self._bound(engine.session, fed, [np.empty_like(fed[0])], fed)()
                 else:
-                    outputs = self._session_for(shapes).run(self._output_names, feeds)
+                    outputs = engine.run(self._output_names, feeds, None)
                 return _torch.from_arrays(outputs) if tensors else outputs
             except (InputError, SessionError):
                 raise
             except Exception as error:  # ONNX Runtime's errors share no base class but this
-                if self._plain is None or not had_kernels or fused.REFUSAL not in str(error):
+                if self._plain is None or not engine.kernels or fused.REFUSAL not in str(error):
                     raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
             self._unfuse(self._plain)
+            engine = self._engine_for(feeds)
 
     def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **named: Any) -> Bound:
         """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
@@ -222,11 +233,25 @@ class Session:
         with self._unfusing:
             if not self.fused:  # another thread was here
                 return
-            session = plain.make(_options(self._ort))
+            session = plain.make(self._ort.SessionOptions())
             if self._instances is not None:
                 self._instances = Instances(session, plain.static, self._instances.limit)
             self._ort_session = session
             self.fused = ()  # last: who reads this sees the new session too
+
+    def _engine_for(self, feeds: Mapping[str, Any]) -> "_Engine":
+        """Check the shapes, and return what computes them; where it will be the same next time, remember both."""
+        shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
+        if shapes not in self._good_shapes:
+            check_shapes(self.inputs, shapes)
+            self._remember(shapes)
+        kernels = bool(self.fused)  # first: see _unfuse
+        session = self._session_for(shapes)
+        blocks = bool(self._rows) and in_blocks(list(feeds.values()))
+        engine = _Engine(session, session.run if self._untyped else _ort.runner(session), kernels, blocks)
+        if self._instances is None:
+            self._last = shapes, engine
+        return engine
 
     def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._instances is None:
@@ -271,6 +296,16 @@ def _source(model: Any) -> str | bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class _Engine:
+    """What computes inputs of certain shapes. blocks: in blocks of rows; kernels: its kernels may refuse the shapes."""
+
+    session: Any
+    run: Callable[[list[str], dict[str, Any], None], list[Any]]
+    kernels: bool
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Recipe:
     """All that it takes to make one more ONNX Runtime session of the model."""
 
@@ -279,12 +314,15 @@ class _Recipe:
     plan: _providers.Plan | None
     where: str
     threads: int | None
+    spin: bool
     programs: tuple[fused.Program, ...] = ()
 
     def make(self, options: Any) -> Any:
         """Make a session; no plan: the options hold the providers."""
         if self.threads is not None:
             _ort.set_threads(options, self.threads)
+        if not self.spin:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry(RECORD_KEY, "1")
         if self.plan is not None and self.plan.strict:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -302,7 +340,7 @@ class _Recipe:
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
         """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
-        options = _options(self.ort)
+        options = self.ort.SessionOptions()
         for axis, size in sizes.items():
             options.add_free_dimension_override_by_name(axis, size)
         plan = self.plan
@@ -310,13 +348,6 @@ class _Recipe:
             providers = [(name, {**given, **cuda} if name == CUDA else given) for name, given in plan.providers]
             plan = replace(plan, providers=providers)
         return replace(self, plan=plan).make(options)
-
-
-def _options(ort: Any) -> Any:
-    options = ort.SessionOptions()
-    # else threads spin for some 20 ms after a call, and what PyTorch or numpy does next takes twice as long
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
 
 
 def _programs(

@@ -20,6 +20,16 @@ def dtype_name(tensor: Any) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def as_array(tensor: Any) -> "np.ndarray[Any, Any] | None":
+    """The memory of a plain CPU tensor, at once; None for what takes a closer look."""
+    if type(tensor) is not sys.modules["torch"].Tensor or not tensor.is_cpu or tensor.requires_grad:
+        return None
+    try:
+        return tensor.numpy()  # type: ignore[no-any-return]
+    except (RuntimeError, TypeError):  # sparse, a view that conjugates or negates, a dtype that numpy lacks
+        return None
+
+
 def plain(tensor: Any) -> Any:
     """The tensor as plain memory: detached, strided, contiguous, conjugation and negation done. A view if it can be.
 
