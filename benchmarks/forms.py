@@ -43,9 +43,9 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
         except ExportError:
             continue  # nothing to offer
         threads = torch.get_num_threads()
-        calls[form] = fusion_onnx.Session(made, "cpu", threads=threads).bind(*arrays)
+        calls[form] = fusion_onnx.Session(made, "cpu", threads=threads, spin=False).bind(*arrays)
         if fusion.entrywise:
-            bare[form] = fusion_onnx.Session(made, "cpu", threads=threads, fuse=False).bind(*arrays)
+            bare[form] = fusion_onnx.Session(made, "cpu", threads=threads, fuse=False, spin=False).bind(*arrays)
         facts[form] = _facts(made)
     taken = _facts(fusion_onnx.export(layer, tuple(xs), verify=False))
     times = measured(calls, seconds)

@@ -10,7 +10,6 @@ Importing this package brings neither torch, onnx nor onnxruntime; each comes in
 """
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from fusion_onnx.errors import FusionError
@@ -47,10 +46,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.verification import verify as verify
     from fusion_onnx.verification.locate import locate as locate
 
-try:
-    __version__ = version("fusion-onnx")
-except PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0+unknown"
+    __version__: str
 
 _HOME = {
     "Case": "fusion_onnx.contract",
@@ -90,6 +86,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
@@ -100,6 +98,15 @@ def __getattr__(name: str) -> Any:
         raise explained(error, f"fusion_onnx.{name}") from error
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # with its parsers of mail it takes longer than we do
+
+    try:
+        return version("fusion-onnx")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

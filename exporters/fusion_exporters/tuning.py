@@ -129,7 +129,7 @@ def tune(
                 continue  # it has nothing to offer here
             function = function or made.model.functions[0].name
             tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-            runs[form] = Session(made, providers).bind(*tensors)
+            runs[form] = Session(made, providers, spin=False).bind(*tensors)  # else each disturbs the next
         times = measured(runs, seconds)
         best = fastest(times, [form for form in times if forms[form].faithful])
         where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_of(call.xs[0]))

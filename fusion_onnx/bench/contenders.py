@@ -181,7 +181,7 @@ def plain_export(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 @contender
 def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours by a bound call on the CPU provider, with fused kernels where they are."""
-    made = fusion_onnx.Session(exported(fusion, xs, w), "cpu", threads=torch.get_num_threads())
+    made = fusion_onnx.Session(exported(fusion, xs, w), "cpu", threads=torch.get_num_threads(), spin=False)
     call = made.bind(*[x.numpy() for x in xs])
     return lambda: call()[0]
 

@@ -1,9 +1,26 @@
 """Plots of what was measured, with matplotlib (`pip install 'fusion-onnx[bench]'`)."""
 
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fusion_onnx.bench.rows import Row
+from fusion_onnx.bench.rows import SCENARIOS, Row, machine
+
+_NAMES = {
+    "ours": "fusion-onnx",
+    "ours_openvino": "fusion-onnx, OpenVINO provider",
+    "ours_cuda": "fusion-onnx, CUDA",
+    "compiled": "torch.compile",
+    "openvino": "OpenVINO",
+    "eager": "eager PyTorch",
+    "plain_export": "plain ONNX export",
+    "tinybig": "tinyBIG",
+    "compiled_cuda": "torch.compile, CUDA",
+    "eager_cuda": "eager PyTorch, CUDA",
+}
+_OURS, _TOO, _OTHERS, _TEXT = "#1f5fa8", "#8fb8e3", "#c3c9d0", "#222222"
 
 _COLOURS = {
     "eager": "#9aa5b1",
@@ -17,6 +34,131 @@ _COLOURS = {
     "eager_cuda": "#5d6b7a",
     "compiled_cuda": "#8a5a1f",
 }
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One comparison: on what, in words; each contender's times as multiples of ours; and our own time in words."""
+
+    title: str
+    detail: str
+    multiples: Mapping[str, Sequence[float]]
+    ours: str
+
+
+def bars(
+    panels: Sequence[Panel],
+    names: Mapping[str, str],
+    ours: tuple[str, ...],
+    title: str,
+    notes: str,
+    path: Path,
+    longest: float = 10.0,
+) -> None:
+    """Draw how many times as long as ours each contender takes: a bar for the geometric mean, a dot for each time.
+
+    names: the contenders in the order of the bars, and how to call them; those that no panel has are left out. ours:
+    the one that the others are compared with, and those that are ours too. longest: of a bar, as a multiple; what is
+    longer is cut, so that small differences remain visible.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [name for name in names if any(panel.multiples.get(name) for panel in panels)]
+    figure = Figure(figsize=(max(12.0, 2.2 * len(panels) + 1.5), 2.1 + 0.62 * len(shown)), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+        axis.set_title(panel.title, fontsize=10.5, fontweight="bold", loc="left", color=_TEXT, pad=38)
+        axis.text(
+            0,
+            1.02,
+            panel.detail,
+            fontsize=10.5,
+            color="#555555",
+            transform=axis.transAxes,
+            va="bottom",
+            linespacing=1.3,
+        )
+        for place, name in enumerate(shown):
+            colour = _OURS if name == ours[0] else _TOO if name in ours else _OTHERS
+            _bar(axis, place, panel.multiples.get(name) or (), colour, panel.ours if name == ours[0] else "", longest)
+        axis.axvline(1, color=_OURS, linewidth=1, zorder=1)
+        axis.set_xlim(0, longest * 1.02)
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        if i == 0:
+            axis.set_yticks(range(len(shown)), [names[name] for name in shown], fontsize=12.5, color=_TEXT)
+            for name, label in zip(shown, axis.get_yticklabels(), strict=True):
+                if name in ours:
+                    label.set(color=_OURS, fontweight="bold")
+    figure.suptitle(title, fontsize=16, fontweight="bold", x=0.01, ha="left", color=_TEXT)
+    figure.supxlabel(notes, fontsize=10.5, x=0.01, ha="left", color="#555555")
+    figure.savefig(path, dpi=100, facecolor="white")
+
+
+def _bar(axis: Any, place: int, multiples: Sequence[float], colour: str, ours: str, longest: float) -> None:
+    """Draw one bar, its dots, and its number; `ours` stands in place of the number 1."""
+    if not multiples:
+        axis.text(0.15, place, "–", va="center", fontsize=12, color="#888888")
+        return
+    mean, unit = statistics.geometric_mean(multiples), longest / 10
+    axis.barh(place, min(mean, longest), height=0.62, color=colour, zorder=2)
+    after = max(min(mean, longest), 1) + 0.25 * unit
+    if ours:
+        axis.text(after, place, ours, va="center", fontsize=11.5, color=colour, fontweight="bold")
+        return
+    dots = [multiple for multiple in multiples if multiple < longest]
+    if len(multiples) > 1:
+        axis.scatter(dots, [place + 0.24] * len(dots), s=7, color="#6b7480", alpha=0.45, linewidth=0, zorder=3)
+    digits = 2 if mean < 1.995 else 1 if mean < 9.95 else 0
+    outside = mean < 0.75 * longest
+    where = (after, "left") if outside else (0.75 * longest, "right")
+    axis.text(where[0], place - 0.06, f"{mean:,.{digits}f} ×", va="center", ha=where[1], fontsize=12, zorder=5)
+    for at in (8.0, 8.4) if mean > longest else ():  # cut
+        strokes = [(at - 0.12) * unit, (at + 0.12) * unit]
+        axis.plot(strokes, [place + 0.4, place - 0.4], color="white", zorder=4)
+
+
+def summary(rows: Sequence[Row], path: Path) -> None:
+    """Draw how many times as long as fusion-onnx the others take, a panel for each scenario."""
+    order = [name for name in _NAMES if any(name in row.together for row in rows)]
+    ours = next((name for name in ("ours", "ours_cuda", "ours_openvino") if name in order), order[0] if order else "")
+    panels, counts = [], []
+    for scenario in dict.fromkeys(row.scenario for row in rows):
+        here = [row for row in rows if row.scenario == scenario and ours in row.together]
+        if not here:
+            continue
+        multiples = {
+            name: [row.together[name] / row.together[ours] for row in here if name in row.together] for name in order
+        }
+        time = statistics.geometric_mean([row.together[ours] for row in here])
+        title = scenario[0].upper() + scenario[1:]
+        panels.append(Panel(title, _in_words(scenario, len(here)), multiples, _short(time)))
+        counts.append(len(here))
+    if not panels:
+        return
+    dots = " Dots: single strategies." if max(counts) > 1 else ""
+    means = "geometric mean over the strategies" if max(counts) > 1 else "one strategy"
+    facts = machine()
+    bars(
+        panels,
+        {name: _NAMES[name] for name in order},
+        (ours,),
+        f"How many times as long as {_NAMES[ours]} others take to fuse the same tensors",
+        f"Shorter is faster. Bars: {means}; cut beyond 10 ×.{dots} {facts['threads']} cores, {facts['cpu']}.",
+        path,
+    )
+
+
+def _in_words(scenario: str, strategies: int) -> str:
+    known = next((s for s in SCENARIOS if s.name == scenario), None)
+    size = f"{known.k} inputs of {known.rows} × {known.width}\n" if known else ""
+    return f"{size}{strategies} strateg{'y' if strategies == 1 else 'ies'}"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:,.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 
 def ratios(rows: Sequence[Row], path: Path) -> None:
@@ -38,7 +180,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
             places = [(row.together[contender] / row.floor, i) for i, row in timed]
             if places:
                 size = 46 if contender.startswith("ours") else 26
-                label = contender.replace("_", " ")
+                label = _NAMES[contender]
                 panel.scatter(*zip(*places, strict=True), s=size, color=colour, label=label, zorder=3)
         panel.set_yticks(range(len(here)), [row.strategy.replace("_", " ") for row in here], fontsize=8)
         panel.invert_yaxis()

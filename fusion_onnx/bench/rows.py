@@ -252,15 +252,16 @@ def run(
 
 
 def write(folder: Path, rows: list[Row]) -> None:
-    """Write the rows as fusions.json and fusions.md, and as a plot where matplotlib is installed."""
+    """Write the rows as fusions.json and fusions.md, and where matplotlib is installed as two plots, short and full."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {"machine": machine(), "rows": [asdict(r) for r in rows]}
     (folder / "fusions.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (folder / "fusions.md").write_text(table(rows) + "\n", encoding="utf-8")
     with contextlib.suppress(ImportError):
-        from fusion_onnx.bench.plot import ratios
+        from fusion_onnx.bench.plot import ratios, summary
 
-        ratios(rows, folder / "fusions.png")
+        summary(rows, folder / "fusions.png")
+        ratios(rows, folder / "fusions_detail.png")
 
 
 def table(rows: list[Row]) -> str:

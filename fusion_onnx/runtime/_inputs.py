@@ -5,7 +5,6 @@ copied once here: ONNX Runtime reads big-endian numbers as garbage, and copies s
 It also broadcasts 2 rows against 1 in silence where the model calls both sizes "batch", so shapes are checked first.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +41,8 @@ def arrange(infos: Sequence[TensorInfo], args: Sequence[Any], named: Mapping[str
     names = [info.name for info in infos]
     for name in named:
         if name not in names:
+            import difflib  # for the message alone
+
             near = difflib.get_close_matches(str(name), names, 1)
             raise InputError(f"{name!r} is no input{f'; did you mean {near[0]!r}?' if near else ''}; {_takes(infos)}")
     given.update(named)

@@ -9,7 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn
 
 from ._errors import SessionError
@@ -129,19 +129,18 @@ def _opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str
             yield view, path
 
 
-@dataclass(slots=True)
 class _Draft:
-    ir_version: int = 0
-    producer: list[str] = field(default_factory=lambda: ["", ""])
-    opsets: dict[str, int] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    graphs: int = 0
-    inputs: list[TensorInfo] = field(default_factory=list)
-    outputs: list[TensorInfo] = field(default_factory=list)
-    filled: set[str] = field(default_factory=set)
-    ops: Counter[tuple[str, str]] = field(default_factory=Counter)
-    functions: list[tuple[str, str]] = field(default_factory=list)
-    external: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.ir_version = self.graphs = 0
+        self.producer = ["", ""]
+        self.opsets: dict[str, int] = {}
+        self.metadata: dict[str, str] = {}
+        self.inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self.filled: set[str] = set()
+        self.ops: Counter[tuple[str, str]] = Counter()
+        self.functions: list[tuple[str, str]] = []
+        self.external: set[str] = set()
 
 
 def _parse(buffer: Buffer, path: str | None) -> ModelHeader:

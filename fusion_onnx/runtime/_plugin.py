@@ -3,7 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +26,23 @@ def devices(ort: Any) -> list[Any]:
     Raises:
         Exception: ONNX Runtime's own, which share no base class, where the library does not load.
     """
+    if _vendor() not in ("", "GenuineIntel"):  # it would offer nothing: that is known without loading it
+        return []
     plugin = importlib.import_module(_PACKAGE)
     if all(device.ep_name != OPENVINO for device in ort.get_ep_devices()):
         ort.register_execution_provider_library(OPENVINO, plugin.get_library_path())
     cpu = ort.OrtHardwareDeviceType.CPU
     return [d for d in ort.get_ep_devices() if d.ep_name == OPENVINO and d.device.type == cpu]
+
+
+def _vendor() -> str:
+    """Return the processor's vendor, "" where Linux does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as facts:
+            lines = [facts.readline() for _ in range(2)]
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def exact(options: Mapping[str, object], threads: int | None = None) -> dict[str, object]:
@@ -42,6 +53,8 @@ def exact(options: Mapping[str, object], threads: int | None = None) -> dict[str
     Raises:
         ValueError: load_config is neither.
     """
+    import json  # for this alone
+
     given = options.get("load_config", {})
     try:
         config = json.loads(given) if isinstance(given, str) else given

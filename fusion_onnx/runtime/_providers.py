@@ -1,6 +1,5 @@
 """From what the user asked for to what ONNX Runtime is told, and the proof that it did it."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -95,6 +94,8 @@ def _known(ort: Any, given: str) -> str:
         return name
     if given == "auto":
         raise SessionError('"auto" stands alone; a list holds providers, such as ["cuda", "cpu"]')
+    import difflib  # for the message alone
+
     near = difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
     hint = f"; did you mean {near[0]!r}" if near else ""
     held = [alias_of(name) for name in ort.get_available_providers()]

@@ -295,14 +295,15 @@ def _source(model: Any) -> str | bytes:
     )
 
 
-@dataclass(frozen=True, slots=True)
 class _Engine:
     """What computes inputs of certain shapes. blocks: in blocks of rows; kernels: its kernels may refuse the shapes."""
 
-    session: Any
-    run: Callable[[list[str], dict[str, Any], None], list[Any]]
-    kernels: bool
-    blocks: bool
+    __slots__ = ("blocks", "kernels", "run", "session")
+
+    def __init__(
+        self, session: Any, run: Callable[[list[str], dict[str, Any], None], list[Any]], kernels: bool, blocks: bool
+    ) -> None:
+        self.session, self.run, self.kernels, self.blocks = session, run, kernels, blocks
 
 
 @dataclass(frozen=True, slots=True)

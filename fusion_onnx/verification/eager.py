@@ -54,10 +54,10 @@ def verify(
     Raises:
         SessionError: the model cannot be loaded. FusionError: the inputs break a fusion's contract.
     """
-    session = Session(model, providers)
+    session = Session(model, providers, spin=False)  # PyTorch runs between its calls
     fused = session if session.fused else None
     if fused:
-        session = Session(model, providers, fuse=False)
+        session = Session(model, providers, fuse=False, spin=False)
     args = _drawn(module, session) if inputs is None else inputs
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
     with evaluating(module):

@@ -7,9 +7,9 @@ threads. The results are the body's, bit for bit: NaN's payload and the sign of 
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from fusion_onnx.runtime import _ort
@@ -21,7 +21,7 @@ from .program import Program, compile_function
 __all__ = ["DOMAIN", "PATH", "REFUSAL", "Program", "enter", "has_kernel", "instructions", "programs", "why_not_fused"]
 
 DOMAIN = "fusion_onnx"
-PATH = Path(__file__).with_name("entrywise.so")
+PATH = os.path.join(os.path.dirname(__file__), "entrywise.so")  # pathlib takes as long to import as all of this
 REFUSAL = "fused kernel: "
 """How the message of a kernel begins that is called for shapes which only the body is for: operator.c."""
 _OLDEST = (1, 17)
@@ -47,14 +47,14 @@ def why_not_fused() -> str:
         ImportError: onnxruntime is not installed.
     """
     ort = _ort.load()
-    if not PATH.exists():
+    if not os.path.exists(PATH):
         return "this installation has no compiled kernels; install from source where there is a C compiler"
     if tuple(int(part) for part in ort.__version__.split(".")[:2]) < _OLDEST:
         return f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, _OLDEST))}"
     try:
         _library()
     except OSError as error:
-        return f"{PATH.name} cannot be loaded: {error}"
+        return f"{os.path.basename(PATH)} cannot be loaded: {error}"
     return ""
 
 

@@ -14,7 +14,7 @@ class OnnxRuntime(Backend):
     beside: tuple[str, ...] = ()
 
     def __init__(self, model: bytes, module: Any = None) -> None:
-        self._session = Session(model, [self.provider, *self.beside], fuse=False)
+        self._session = Session(model, [self.provider, *self.beside], fuse=False, spin=False)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run the session."""
