@@ -41,6 +41,7 @@ bench: .venv/installed
 	$(BIN)/fusion-onnx bench --output benchmarks/results --overwrite > /dev/null
 	$(BIN)/python -m benchmarks.forms --output benchmarks/results/forms.json
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.networks
 
 models: .venv/installed
 	$(BIN)/python -m models.store

@@ -1,10 +1,11 @@
 """Measure whole networks, in a loop of calls and from a cold start: `python -m benchmarks.networks` (8 minutes).
 
-Each network is run by eager PyTorch, by torch.compile, as a plain `torch.onnx.export` with the usual formula in place of
-each fusion, and as our file: by ONNX Runtime itself, by `Session.run`, and bound. ONNX Runtime and `Session` have their
-default options, so their threads spin between calls, as they do where users call them. Each contender therefore runs
-alone in its turn, a loop of calls, and the next one waits until all threads sleep. The order of the turns is drawn anew
-for each round. A ratio is the median of the rounds' ratios, and each output is checked against float64 before it is timed.
+Each network is run by eager PyTorch, by torch.compile, as a plain `torch.onnx.export` with the usual formula in place
+of each fusion, and as our file: by ONNX Runtime itself, by `Session.run`, and bound. ONNX Runtime and `Session` have
+their default options, so their threads spin between calls, as they do where users call them. Each contender therefore
+runs alone in its turn, a loop of calls, and the next one waits until all threads sleep. The order of the turns is drawn
+anew for each round. A ratio is the median of the rounds' ratios. Each output is checked against float64 before it is
+timed.
 
 The cold start is the time of a whole process that imports, loads a file, and runs it once, beside one that does so with
 ONNX Runtime alone, in turn.

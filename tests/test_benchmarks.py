@@ -1,14 +1,17 @@
 """The benchmark runs, checks what it times, and says what cannot run; no test looks at a time."""
 
 import json
+import sys
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import fusion_onnx
-from fusion_onnx import Fusion, create
+from benchmarks import networks
+from fusion_onnx import Fusion, FusionLayer, create
 from fusion_onnx.bench import contenders, plot, rows
 from fusion_onnx.cli import app
 
@@ -113,7 +116,8 @@ def test_written_as_json_markdown_and_a_plot(tmp_path, monkeypatch):
     assert files["ours"]["bytes"] > 100
     assert found["rows"][2]["files"] == {}
     assert (tmp_path / "found" / "fusions.md").read_text(encoding="utf-8").strip() in said.stdout
-    assert (tmp_path / "found" / "fusions.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("fusions.png", "fusions_detail.png"):
+        assert (tmp_path / "found" / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_unknown_names_are_refused():
@@ -127,3 +131,63 @@ def test_growth_is_drawn(tmp_path):
         {"k": {"sum": [(2, 1e-3), (4, 2e-3)]}, "rows": {"sum": [(1, 1e-6), (10, 2e-6)]}}, tmp_path / "growth.png"
     )
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def made_row(strategy="max", scenario="latency, batch 1", **together):
+    return rows.Row(strategy, scenario, 1, 1, 1e-6, 1e9, 1e-6, together)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [made_row(ours=1e-6)],
+        [made_row(ours=1e-6, eager=3e-4), made_row("min", ours=2e-6, compiled=1e-6)],
+        [made_row(eager=3e-4), made_row(scenario="my own", ours=2e-6, eager=1e-6)],
+        [made_row(eager=3e-4)],
+        [made_row()],
+    ],
+    ids=["ours alone", "contenders missing", "a scenario without ours", "none of ours", "nothing timed"],
+)
+def test_the_summary_is_drawn_of_whatever_there_is(found, tmp_path):
+    plot.summary(found, tmp_path / "summary.png")
+    assert (tmp_path / "summary.png").exists() == any(row.together for row in found)
+
+
+def test_networks_are_measured_and_right(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["networks", "--quick", "--output", str(tmp_path)])
+    networks.main()
+    found = json.loads((tmp_path / "networks.json").read_text(encoding="utf-8"))
+    assert [(row["network"], row["batch"]) for row in found["rows"]] == [
+        ("digits, weighted sum", 1),
+        ("digits, low rank", 1),
+    ]
+    for row in found["rows"]:
+        assert set(row["seconds"]) == set(row["beside"]) == set(networks.CONTENDERS) - {"compiled"}
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+        assert row["beside"]["run"] == 1
+    assert (tmp_path / "networks.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    assert (tmp_path / "networks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_that_computes_something_else_is_not_timed():
+    right = [torch.ones(3, dtype=torch.float64)]
+    networks.check({"one": lambda: [np.ones(3, np.float32)]}, right)
+    with pytest.raises(ArithmeticError, match=r"two is off by 1\.0e-03"):
+        networks.check({"two": lambda: [np.full(3, 1.001, np.float32)]}, right)
+
+
+@pytest.mark.parametrize("build", networks.NETWORKS)
+def test_the_plain_network_computes_the_same(build):
+    _, network, example = build()
+    xs, plain = example(3), networks.plain(network.eval())
+    assert not any(isinstance(module, FusionLayer) for module in plain.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(*xs), network(*xs), rtol=1e-4, atol=1e-4)
+
+
+def test_no_formula_is_guessed(monkeypatch):
+    with pytest.raises(ValueError, match="no usual formula here for metric"):
+        networks.usual(FusionLayer(create("metric", dims=[4, 4])))
+    monkeypatch.setitem(networks._REDUCTIONS, "mean", lambda t: t.sum(0))
+    with pytest.raises(AssertionError):
+        networks.usual(FusionLayer(create("mean", dims=[4, 4])))
