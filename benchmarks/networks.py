@@ -441,10 +441,18 @@ def _geometric(rows: list[Row], contender: str, beside: str = "run") -> tuple[fl
     return statistics.geometric_mean(ratios), max(ratios)
 
 
-def table(rows: list[Row], cold: dict[str, dict[str, float]]) -> str:
+def busy(load: float) -> str:
+    """Return a warning where other processes had the cores when the run began, "" where they had not."""
+    if load < 0.5:
+        return ""
+    return f"The machine was busy (load {load:.1f}): medians suffer, PyTorch's by far the most. Not to be quoted."
+
+
+def table(rows: list[Row], cold: dict[str, dict[str, float]], load: float) -> str:
     """Return all as Markdown."""
     contenders = [c for c in CONTENDERS if any(c in row.seconds for row in rows)]
     lines = ["A call in a loop: the median time, and in brackets how many times `Session.run`'s.", ""]
+    lines += [busy(load), ""] if busy(load) else []
     lines += [f"| network | batch | {' | '.join(CONTENDERS[c] for c in contenders)} |"]
     lines += ["|---|---:" + "|---:" * len(contenders) + "|"]
     for row in rows:
@@ -464,7 +472,7 @@ def _short(seconds: float) -> str:
     return f"{seconds * 1e6:,.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row], load: float, path: Path) -> None:
     """Draw how much longer each contender takes than `Session.run`, a panel for each network."""
     panels = []
     for network in dict.fromkeys(row.network for row in rows):
@@ -481,7 +489,8 @@ def draw(rows: list[Row], path: Path) -> None:
         CONTENDERS,
         ("run", "bound"),
         "How many times as long as fusion-onnx others take to run the same network",
-        f"Calls in a loop; shorter is faster. Bars: geometric mean over batch sizes, cut beyond 6 ×. Dots: each size. "
+        busy(load)
+        or f"Calls in a loop; shorter is faster. Bars: geometric mean over batch sizes, cut beyond 6 ×. Dots: each. "
         f"{facts['threads']} cores, {facts['cpu']}.",
         path,
         longest=6,
@@ -494,6 +503,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder")
     parser.add_argument("--quick", action="store_true", help="two networks at batch 1, for a smoke test")
     quick = (options := parser.parse_args()).quick
+    load = os.getloadavg()[0]
     rows = [
         row
         for build in (NETWORKS[1:3] if quick else NETWORKS)
@@ -501,11 +511,11 @@ def main() -> None:
     ]
     cold = {} if quick else cold_starts(15)
     options.output.mkdir(parents=True, exist_ok=True)
-    data = {"machine": machine(), "rows": [asdict(row) for row in rows], "cold start": cold}
+    data = {"machine": machine(), "load before": load, "rows": [asdict(row) for row in rows], "cold start": cold}
     (options.output / "networks.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    (options.output / "networks.md").write_text(table(rows, cold), encoding="utf-8")
-    draw(rows, options.output / "networks.png")
-    print(table(rows, cold))
+    (options.output / "networks.md").write_text(text := table(rows, cold, load), encoding="utf-8")
+    draw(rows, load, options.output / "networks.png")
+    print(text)
 
 
 if __name__ == "__main__":
