@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from torch.nn import functional
 
 import fusion_onnx
 from fusion_onnx import FusionLayer
+from fusion_onnx.bench.contenders import Formula, plain_model
 from fusion_onnx.bench.plot import Panel, bars
 from fusion_onnx.bench.rows import machine
 from models import digits
@@ -171,90 +171,18 @@ class Pyramid(nn.Module):
 # --- the usual formula ------------------------------------------------------------------------------------------------
 
 
-class Reduction(nn.Module):
-    """Stack the inputs and reduce the new axis."""
-
-    def __init__(self, reduce: Callable[[Tensor], Tensor], weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.reduce = reduce
-        self.register_buffer("weights", weights)
-
-    def forward(self, *xs: Any) -> Tensor:
-        """Compute it."""
-        stacked = torch.stack(_listed(xs))
-        if self.weights is not None:
-            stacked = self.weights.view(-1, *[1] * (stacked.ndim - 1)) * stacked
-        return self.reduce(stacked)
-
-
-class Dense(nn.Module):
-    """Concatenate the inputs, and multiply by the matrix."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-
-    def forward(self, *xs: Any) -> Tensor:
-        """Compute it."""
-        product: Tensor = torch.cat(_listed(xs), -1) @ self.matrix
-        return product
-
-
-def _listed(xs: tuple[Any, ...]) -> list[Tensor]:
-    return list(xs[0] if len(xs) == 1 else xs)  # a layer takes its inputs as one list, or one by one
-
-
-_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda t: t.mean(0),
-    "prod": lambda t: t.prod(0),
-    "median": lambda t: t.sort(0).values[(t.shape[0] - 1) // 2],  # torch.median has no ONNX lowering
-    "weighted_sum": lambda t: t.sum(0),
-    "learned_weighted_sum": lambda t: t.sum(0),
-}
-
-
-def usual(layer: FusionLayer) -> nn.Module:
-    """Return the formula of a layer's fusion as it is usually written in PyTorch, compared with the layer's own result.
+def plain(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with the usual formula, which is a strategy's own reference, in place of each fusion.
 
     Raises:
-        ValueError: it is not known how the strategy is usually written.
+        Absent: a strategy gives no reference.
     """
-    fusion, name = layer.fusion, layer.fusion.strategy()
-    dims = list(fusion.dims or ())
-    module: nn.Module
-    if name in _REDUCTIONS:
-        weights = layer.w if name == "learned_weighted_sum" else getattr(fusion, "weights", None)
-        module = Reduction(_REDUCTIONS[name], None if weights is None else weights.detach().reshape(-1).clone())
-    elif name.endswith("_concatenation"):  # what the identity gives are the columns of the matrix
-        with torch.no_grad():
-            module = Dense(layer(*torch.eye(sum(dims)).split(dims, -1)).contiguous())
-    else:
-        raise ValueError(f"there is no usual formula here for {name}; add it to benchmarks/networks.py")
-    xs = [torch.randn(5, d) for d in dims]
-    with torch.no_grad():
-        torch.testing.assert_close(module(*xs), layer(*xs), rtol=1e-4, atol=1e-4)
-    return module
-
-
-def plain(network: nn.Module) -> nn.Module:
-    """Return a copy of a network with the usual formula in place of each fusion."""
     network = copy.deepcopy(network)
     for path, layer in list(network.named_modules()):
         if isinstance(layer, FusionLayer):
             parent, _, name = path.rpartition(".")
-            setattr(network.get_submodule(parent), name, usual(layer))
-    return network
-
-
-def plainly_exported(network: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    """Return the file that torch.onnx.export writes, the batch dynamic."""
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapes = tuple({0: batch} for _ in example)
-        program = torch.onnx.export(plain(network), example, dynamo=True, dynamic_shapes=shapes, verbose=False)
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+            setattr(network.get_submodule(parent), name, Formula(layer.fusion, layer.w, torch.float32))
+    return network.eval()
 
 
 # --- contenders -------------------------------------------------------------------------------------------------------
@@ -295,7 +223,7 @@ def files_of(network: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Any]:
     model = bytes(fusion_onnx.export(network, example, verify=False).model.SerializeToString())
     cpu = ["CPUExecutionProvider"]
     return {
-        "plain_export": onnxruntime.InferenceSession(plainly_exported(network, example), providers=cpu),
+        "plain_export": onnxruntime.InferenceSession(plain_model(plain(network), example), providers=cpu),
         "own_run": onnxruntime.InferenceSession(model, providers=cpu),
         "session": fusion_onnx.Session(model, "cpu"),
     }

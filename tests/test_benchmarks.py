@@ -186,8 +186,7 @@ def test_the_plain_network_computes_the_same(build):
 
 
 def test_no_formula_is_guessed(monkeypatch):
-    with pytest.raises(ValueError, match="no usual formula here for metric"):
-        networks.usual(FusionLayer(create("metric", dims=[4, 4])))
-    monkeypatch.setitem(networks._REDUCTIONS, "mean", lambda t: t.sum(0))
-    with pytest.raises(AssertionError):
-        networks.usual(FusionLayer(create("mean", dims=[4, 4])))
+    network = torch.nn.Sequential(FusionLayer(create("mean", dims=[4, 4])))
+    monkeypatch.delattr(fusion_onnx.get("mean"), "reference")
+    with pytest.raises(contenders.Absent, match="mean gives no reference"):
+        networks.plain(network)

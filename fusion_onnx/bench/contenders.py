@@ -52,20 +52,21 @@ class Formula(nn.Module):
         matrix = None
         if isinstance(fusion, ProjectionFusion):
             assert w is not None
-            dense = fusion.matrix(w.double().numpy(), *fusion.buffer_arrays())
+            dense = fusion.matrix(w.detach().double().reshape(-1).numpy(), *fusion.buffer_arrays())
             matrix = torch.from_numpy(dense).to(dtype).T.contiguous()
         self.register_buffer("matrix", matrix)
-        self.register_buffer("w", None if w is None or matrix is not None else w.detach())
+        self.register_buffer("w", None if w is None or matrix is not None else w.detach().reshape(-1))
         self.fusion = copy.deepcopy(fusion).to(dtype)
         # a network has its constants in the inputs' dtype, where a reference has them in float64
         self.fusion.__dict__["buffer_arrays"] = lambda: [b.numpy() for b in self.fusion.buffers()]
 
-    def forward(self, *xs: Tensor) -> Tensor:
-        """Compute it."""
+    def forward(self, *x: Any) -> Tensor:
+        """Compute it from k tensors (..., n_i), given as one list or one by one."""
+        xs = x[0] if len(x) == 1 and isinstance(x[0], (list, tuple)) else x
         if self.matrix is not None:
-            return torch.cat(xs, -1) @ self.matrix
+            return torch.cat(list(xs), -1) @ self.matrix
         w = None if self.w is None else self.w.numpy()
-        return torch.as_tensor(self.fusion.reference([x.numpy() for x in xs], w))
+        return torch.as_tensor(self.fusion.reference([x.detach().numpy() for x in xs], w))
 
 
 def session(model: bytes, threads: int | None = None) -> Any:
@@ -103,22 +104,33 @@ def exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None, **options: Any)
 
 def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
     """Return the formula's file, as torch.onnx.export writes it; raises Absent where there is none, with the reason."""
+    return plain_model(Formula(fusion, w, xs[0].dtype).eval(), tuple(xs))
+
+
+def plain_model(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
+    """Return the file of a module with formulas in it, as torch.onnx.export writes it, the batch dynamic.
+
+    Raises:
+        Absent: a formula cannot be traced; the message has the reason.
+    """
     batch = torch.export.Dim("batch")
-    shapes = (tuple({0: batch} for _ in xs),) if xs[0].shape[0] > 1 else None
-    formula = Formula(fusion, w, xs[0].dtype).eval()
+    dynamic = all(x.shape[0] > 1 for x in example)
+    # a formula takes its inputs as *x, which torch.export names once for all of them
+    each = tuple({0: batch} for _ in example)
+    shapes = ((each,) if isinstance(module, Formula) else each) if dynamic else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(formula, tuple(xs), dynamic_shapes=shapes, strict=True)  # NumPy wants strict
+            traced = torch.export.export(module, example, dynamic_shapes=shapes, strict=True)  # NumPy wants strict
         except Exception as error:  # whatever tracing raises for NumPy that it does not know
             raise Absent(f"its reference cannot be traced: {first_line(error)}") from error
-        for node in program.graph.nodes:
+        for node in traced.graph.nodes:
             if node.target is torch.ops.aten.sort.stable:  # what np.sort becomes; torch.onnx knows the other one alone
                 node.target = torch.ops.aten.sort.default
                 node.args, node.kwargs = (node.args[0], node.kwargs["dim"]), {}
-        file = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert file is not None
-    return bytes(file.model_proto.SerializeToString())
+        program = torch.onnx.export(traced, dynamo=True, verbose=False)
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
 
 
 @contender
