@@ -9,8 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ._errors import SessionError
 from ._types import TensorInfo, dtype_of_onnx
@@ -27,8 +26,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ModelHeader:
+class ModelHeader(NamedTuple):
     """What a model's file says about itself.
 
     ``inputs`` leaves out those that an initializer fills. ``ops`` counts (domain, op type) over the main graph with its

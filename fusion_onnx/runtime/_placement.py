@@ -1,8 +1,7 @@
 """Which provider runs which node, and which fusion the node came from."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import SessionError
 
@@ -10,8 +9,7 @@ RECORD_KEY = "session.record_ep_graph_assignment_info"
 _INLINED = "_inlfunc_"
 
 
-@dataclass(frozen=True, slots=True)
-class NodePlacement:
+class NodePlacement(NamedTuple):
     """One node of the graph that ONNX Runtime runs. ``fusion``: the function whose body it stood in, or None."""
 
     name: str

@@ -6,8 +6,7 @@ import functools
 import io
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ _WHEEL_FIX = 'pip uninstall onnxruntime, then pip install "fusion-onnx[gpu]" (ne
 _LIBRARY_FIX = 'pip install "fusion-onnx[gpu]", which brings the CUDA and cuDNN libraries'
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderStatus:
+class ProviderStatus(NamedTuple):
     """Whether one execution provider starts on this machine; if not, ``reason`` says why and ``fix`` what helps."""
 
     name: str

@@ -1,8 +1,7 @@
 """From what the user asked for to what ONNX Runtime is told, and the proof that it did it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from . import _plugin
 from ._errors import SessionError
@@ -17,8 +16,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {CUDA: {"use_tf32": 0}}
 _FALLBACK_TEXT = "fallback to CPU EP has been explicitly disabled"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The providers in order, each with its options; ``strict``: the CPU must not take what the others cannot do;
     ``plugin``: the first is a library beside ONNX Runtime, and is given to it by its devices.
     """

@@ -3,8 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +97,7 @@ class Session:
         except SessionError:
             if fuse or not programs:
                 raise
-            recipe, programs = replace(recipe, programs=()), ()  # a function may be called as its kernel cannot be
+            recipe, programs = recipe._replace(programs=()), ()  # a function may be called as its kernel cannot be
             self._ort_session = recipe.make(ort.SessionOptions())
         self._ort = ort
         self._header = header
@@ -114,7 +113,7 @@ class Session:
         self._good_shapes: set[tuple[Any, ...]] = set()
         self._last: tuple[tuple[Any, ...], Any] = ((_NO_SHAPE,) * len(self._slots), None)
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
-        self._plain = None if fuse or not programs else replace(recipe, programs=())
+        self._plain = None if fuse or not programs else recipe._replace(programs=())
         self._unfusing = threading.Lock()
         self._rows = () if programs else _rows(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
@@ -306,8 +305,7 @@ class _Engine:
         self.session, self.run, self.kernels, self.blocks = session, run, kernels, blocks
 
 
-@dataclass(frozen=True, slots=True)
-class _Recipe:
+class _Recipe(NamedTuple):
     """All that it takes to make one more ONNX Runtime session of the model."""
 
     ort: Any
@@ -347,8 +345,8 @@ class _Recipe:
         plan = self.plan
         if plan is not None and cuda:
             providers = [(name, {**given, **cuda} if name == CUDA else given) for name, given in plan.providers]
-            plan = replace(plan, providers=providers)
-        return replace(self, plan=plan).make(options)
+            plan = plan._replace(providers=providers)
+        return self._replace(plan=plan).make(options)
 
 
 def _programs(

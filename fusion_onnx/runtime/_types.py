@@ -1,6 +1,6 @@
 """Element types and the description of one model input or output."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # TensorProto.DataType number -> (this package's name: numpy's where numpy has the type, ONNX Runtime's name)
 _TYPES: dict[int, tuple[str, str]] = {
@@ -43,8 +43,7 @@ def dtype_of_ort(ort_type: str) -> str:
     return _FROM_ORT.get(ort_type, ort_type)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One input or output of a model.
 
     ``dtype`` is numpy's name, or "bfloat16", "string", ... where numpy has none. ``shape`` holds an int for a fixed

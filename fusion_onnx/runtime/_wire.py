@@ -5,7 +5,7 @@ one buffer (bytes, or a memory-mapped file): what nobody asks for, the weights a
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, overload
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
@@ -17,8 +17,14 @@ class Buffer(Protocol):
     def __len__(self) -> int:
         """The number of bytes."""
 
-    def __getitem__(self, key: slice, /) -> bytes:
-        """The bytes of a slice, copied."""
+    @overload
+    def __getitem__(self, key: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, key: slice, /) -> bytes: ...
+
+    def __getitem__(self, key: int | slice, /) -> int | bytes:
+        """One byte, or the bytes of a slice, copied."""
 
 
 class WireError(ValueError):
@@ -82,6 +88,8 @@ class Message:
             raise WireError(f"byte {self.start}: a name is not UTF-8") from error
 
     def _varint(self, at: int) -> tuple[int, int]:
+        if at < self.end and (byte := self.buffer[at]) < 0x80:
+            return byte, at + 1
         chunk = self.buffer[at : min(at + 10, self.end)]
         value = 0
         for count, byte in enumerate(chunk):

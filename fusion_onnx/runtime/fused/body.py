@@ -7,7 +7,6 @@ casts between float16 and float32), on inputs x1, x2, ... of one shape and on ve
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from fusion_onnx.runtime._wire import Message
@@ -30,17 +29,16 @@ class Unfit(Exception):
 Attributes: TypeAlias = Mapping[str, int | Message]
 
 
-@dataclass(eq=False, slots=True)
 class Value:
     """What an operator of the body gives: of the inputs' shape, but for vectors, their parts, and constants.
 
     signed: whether its sign is that of ONNX Runtime where it is zero: of 0 and -0, Min and Max may give either.
     """
 
-    operator: str
-    operands: tuple["Value", ...] = ()
-    place: int = 0
-    signed: bool = True
+    __slots__ = ("operands", "operator", "place", "signed")
+
+    def __init__(self, operator: str, operands: tuple["Value", ...] = (), place: int = 0, signed: bool = True) -> None:
+        self.operator, self.operands, self.place, self.signed = operator, operands, place, signed
 
     @property
     def shared(self) -> bool:

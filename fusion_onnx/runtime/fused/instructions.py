@@ -1,7 +1,6 @@
 """Which of entrywise.h's instructions compute the values of a body: folds, comparators, one for any other operator."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from .body import FOLDS, OTHERS, Value
@@ -15,17 +14,18 @@ _IN_ORDER = 16
 _PLAIN, _MAGNITUDE, _PRODUCT, _PAIRED = 0, 1, 2, 4
 
 
-@dataclass(eq=False, slots=True)
 class Instruction:
     """Words in front of the operands; then what it gives, and what it takes.
 
     lead: of a fold, how many of its operands come first, as they are, and are not counted.
     """
 
-    head: tuple[int, ...]
-    gives: tuple[Value | None, ...]
-    takes: tuple[Value, ...]
-    lead: int = 0
+    __slots__ = ("gives", "head", "lead", "takes")
+
+    def __init__(
+        self, head: tuple[int, ...], gives: tuple[Value | None, ...], takes: tuple[Value, ...], lead: int = 0
+    ) -> None:
+        self.head, self.gives, self.takes, self.lead = head, gives, takes, lead
 
 
 def steps_of(instruction: Instruction) -> Iterable[Instruction]:

@@ -7,7 +7,7 @@ The program does what the body does, in the body's order, so another body is ano
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fusion_onnx.runtime._wire import Message, WireError
 
@@ -17,8 +17,7 @@ from .instructions import Instruction, chosen_for, steps_of
 _INPUT, _VALUE, _OUTPUT, _NOWHERE = 1 << 20, 2 << 20, 3 << 20, 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """What entrywise.h runs.
 
     element: ONNX's element type of the inputs and the output. tensors: how many inputs, the first ones, are combined;
