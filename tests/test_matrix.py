@@ -11,17 +11,21 @@ from fusion_onnx.verification import backends, known
 from tests.differences import ENTRIES, FOLDER, page
 
 DIFFERENCES = known.load(FOLDER)
-SLOW = ("torch_compile",)  # ten seconds a strategy: float32 alone
+SLOW = ["torch_compile"]  # some seconds a strategy
+FAST = [name for name in backends.names() if name not in SLOW]
 CHUNKS = [fusion_onnx.names()[i::6] for i in range(6)]
 
 
 @pytest.mark.parametrize(
-    ("strategies", "dtypes"),
-    [*((chunk, ["float32"]) for chunk in CHUNKS), (["max", "mean", "low_rank_concatenation"], ["float16", "float64"])],
+    ("strategies", "dtypes", "runtimes"),
+    [
+        *((chunk, ["float32"], FAST) for chunk in CHUNKS),
+        (["max", "mean", "low_rank_concatenation"], ["float16", "float64"], FAST),
+        *(pytest.param(chunk, ["float32"], SLOW, marks=pytest.mark.slow) for chunk in CHUNKS),
+    ],
     ids=lambda names: names[0],
 )
-def test_every_strategy_in_every_runtime(strategies, dtypes):
-    runtimes = [name for name in backends.names() if dtypes == ["float32"] or name not in SLOW]
+def test_every_strategy_in_every_runtime(strategies, dtypes, runtimes):
     found = matrix(strategies, runtimes, dtypes, cases=1, known=DIFFERENCES)
     assert [p for cell in found.cells for p in cell.unexplained] == []
     missing = {runtime.name for runtime in found.runtimes if runtime.missing}
