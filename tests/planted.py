@@ -80,8 +80,8 @@ FAULTS = (
         f"{FUSIONS}/concatenation.py",
         "torch.cat(list(xs), dim=-1)",
         "torch.cat(list(xs)[::-1], dim=-1)",
-        "test_strategies",
-        "concatenation",
+        "test_strategies test_contract",
+        "test_formula or check_reference and concatenation",
     ),
     Fault(
         "strategies: weights in reverse",
@@ -104,8 +104,8 @@ FAULTS = (
         f"{FUSIONS}/random_matrix_adaptation.py",
         "return (((joined(xs) @ b) * inner) @ a.T) * outer",
         "return (((joined(xs) @ b) * inner.abs()) @ a.T) * outer",
-        "test_strategies",
-        "random_matrix",
+        "test_strategies test_contract",
+        "test_formula or check_reference and random_matrix",
     ),
     # --- bodies: `decompose`, forms, how they are built
     Fault(
@@ -163,8 +163,8 @@ FAULTS = (
         "exporters/fusion_exporters/bodies.py",
         "widen = dtype in _LOW_PRECISION and not fusion.exact",
         "widen = False",
-        "test_export",
-        "runs_as_eager and float16 and low_rank",
+        "test_no_false_alarm",
+        "random_cases and float16 and kronecker",
     ),
     Fault(
         "bodies: two options share a function",
@@ -172,7 +172,7 @@ FAULTS = (
         'body.name += "_" + digest(config)',
         "pass",
         "test_export",
-        "bodies_of_their_own",
+        "no_name_tells",
     ),
     # --- files: what is exported
     Fault(

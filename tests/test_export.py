@@ -478,6 +478,30 @@ def test_two_fusions_of_one_class_with_other_options_have_bodies_of_their_own(in
     assert export(Both(), tuple(xs((3, 4), (3, 4))), inline=inline).verdict.passed
 
 
+class AverageFusion(ScaledFusion):
+    """A body that depends on the widths, which no name tells where `dims` may be left out."""
+
+    def fuse(self, xs, w):
+        return (xs[0] + xs[1]) / xs[0].shape[-1]
+
+    def decompose(self, op, xs, w):
+        return op.Div(op.Add(*xs), op.constant(self.dims[0]))
+
+
+def test_what_no_name_tells_makes_another_body():
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.narrow, self.wide = AverageFusion([2, 2]), AverageFusion([4, 4])
+
+        def forward(self, x, z):
+            return torch.cat([self.narrow([x[..., :2], z[..., :2]]), self.wide([x, z])], -1)
+
+    result = export(Both(), tuple(xs((3, 4), (3, 4))))
+    assert result.verdict.passed
+    assert len({f.name for f in result.model.functions}) == 2
+
+
 def test_a_broken_decomposition_is_named():
     class Raises(ScaledFusion):
         def decompose(self, op, xs, w):
