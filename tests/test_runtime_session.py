@@ -388,3 +388,17 @@ assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[[-1.0, -1.0, -1.0]]"
+
+
+def test_numbers_for_a_string_input_are_the_readers_to_refuse():
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    string = [helper.make_tensor_value_info(name, TensorProto.STRING, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "strings", string[:1], string[1:])
+    model = helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    session = Session(model, "cpu")
+    for dtype in (np.float32, np.float64, np.int64):
+        with pytest.raises(InputError, match="x: got"):
+            session.run(np.ones(3, dtype))
+    assert session.run(np.array(["a", "b"]))[0].tolist() == ["a", "b"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 import fusion_onnx
 from fusion_exporters import exporter
@@ -119,7 +120,52 @@ def hooked():
     return layer
 
 
+class Branching(fusion_onnx.get("sum")):
+    """What one run cannot show: another result for large batches."""
+
+    def check_inputs(self, x):
+        x = super().check_inputs(x)
+        return [t / 2 for t in x] if x[0].shape[0] > 100 else x
+
+
+class Halved(fusion_onnx.Fusion):
+    """A strategy of a user's own: written too, since torch.export sees the one call and no other branch."""
+
+    equal_dims = True
+
+    def calculate_n(self, dims=None):
+        return (dims or self.dims)[0]
+
+    def calculate_l(self):
+        return 0
+
+    def fuse(self, xs, w):
+        return (xs[0] + xs[1]) / 2
+
+    def decompose(self, op, xs, w):
+        return op.Div(op.Add(*xs), op.constant(2))
+
+
+def replaced():
+    fusion = create("sum", dims=[4, 4])
+    fusion.check_inputs = lambda x: [t * 2 for t in x]
+    return fusion
+
+
+def test_a_users_own_strategy_is_written_too(monkeypatch, traces):
+    fusion = Halved(dims=[4, 4])
+    written, traced = both(monkeypatch, traces, fusion, drawn(fusion, 3))
+    assert written == traced
+
+
+def test_a_branch_on_the_batch_size_is_seen():
+    with pytest.raises(fusion_onnx.ExportError, match="larger than 100"):
+        export(Branching(dims=[4, 4]), (drawn(create("sum", dims=[4, 4]), 3)[0],))
+
+
 TRACED = {
+    "keywords": (lambda: create("metric", metric=lambda v: torch.logsumexp(input=v, dim=-1)), {}),
+    "a method of the instance": (replaced, {}),
     "a preprocess function": (lambda: create("sum", preprocess_functions="relu"), {}),
     "a postprocess function": (lambda: create("sum", postprocess_functions=torch.exp), {}),
     "a callable metric": (lambda: create("metric", metric=lambda v: v.logsumexp(-1)), {}),
@@ -181,6 +227,67 @@ def test_a_network_keeps_its_parameters_as_its_fusions_take_them():
     model = export(Net(), (torch.randn(3, 64), torch.randn(3, 64))).model
     assert {i.name: list(i.dims) for i in model.graph.initializer} == {"merge.w": [128 * 128]}
     assert "Reshape" not in {n.op_type for n in model.graph.node}
+
+
+class Around(torch.nn.Module):
+    """A network whose fusion's weights, too many for torch to fold, are read elsewhere too."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.merge = FusionLayer(create("linear_concatenation", dims=[64, 64], n=128))
+        self.w = torch.nn.Parameter(torch.ones(1, 128 * 128))
+
+    def forward(self, a, b):
+        if self.what == "an operator":
+            return self.merge(a, b) * self.merge.w.sum()
+        if self.what == "an output":
+            return self.merge(a, b), self.merge.w
+        if self.what == "a flat output":
+            return self.merge(a, b), self.merge.w.reshape(-1)
+        if self.what == "half precision":
+            return self.merge(a, b) + self.merge.fusion([a.half(), b.half()], self.merge.w.half()).float()
+        return torch.cond(
+            a.sum() > 0,
+            lambda a, b: self.merge(a, b) * self.w.mean(),
+            lambda a, b: self.merge(b, a) + self.w.mean(),
+            (a, b),
+        )
+
+
+@pytest.mark.parametrize("what", ["an operator", "an output", "a flat output", "half precision", "branches"])
+def test_weights_that_others_read_are_stored_once_and_right(what):
+    torch.manual_seed(0)
+    network, inputs = Around(what), (torch.randn(3, 64), torch.randn(3, 64))
+    model = export(network, inputs, verify=what != "half precision").model
+    expected = network(*inputs)
+    for y, right in zip(fusion_onnx.Session(model, "cpu").run(*inputs), pytree.tree_leaves(expected), strict=True):
+        torch.testing.assert_close(y, right.detach(), rtol=1e-4, atol=1e-3)
+    assert model.ByteSize() < 1.2 * 4 * 128 * 128 * (2 if what == "branches" else 1)
+
+
+@pytest.mark.parametrize("n", [5, 128])
+def test_an_input_by_the_name_of_the_parameters_stays(n):
+    class Shared(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            fusion = create("linear_concatenation", dims=[64, 64], n=n)
+            self.one, self.two = FusionLayer(fusion), FusionLayer(fusion)
+
+        def forward(self, a, b, w):
+            return self.one(a, b) + self.two(b, a) * w.sum()
+
+    inputs = (torch.randn(3, 64), torch.randn(3, 64), torch.randn(3, 2))
+    result = export(Shared(), inputs)
+    assert [i.name for i in result.model.graph.input] == ["a", "b", "w"]
+
+
+def test_a_layer_with_an_input_called_w_and_under_autocast():
+    layer = FusionLayer(create("low_rank_concatenation", dims=[4, 4]))
+    inputs = (torch.randn(3, 4), torch.randn(3, 4))
+    assert export(layer, inputs, input_names=["w", "x"], verify=False).model.graph.input[0].name == "w"
+    with torch.autocast("cpu"):
+        export(layer, inputs, verify=False)
 
 
 def test_nothing_is_guessed_where_nothing_was_seen():

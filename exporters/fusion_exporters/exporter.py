@@ -1,11 +1,9 @@
 """`export`: from a PyTorch module with fusions in it to a verified ONNX file."""
 
 import contextlib
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
-from fusion_exporters.single import observe, single
+from fusion_exporters.single import observe, quiet, single
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
@@ -234,7 +232,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
@@ -279,22 +277,6 @@ def _reason(error: BaseException, inputs: Signature) -> str:
             "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
         )
     return f"torch could not export the module. {type(cause).__name__}: {text[:2000]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's notes on its own insides (absent torchvision, merged axis names) from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _facts(module: torch.nn.Module) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         fusion = fusion_of(node)
         del node.attributes["torch_op"], node.attributes["count"]
         scope, path = _module_path(node, modules)
-        _store_parameters(node, count, fusion, scope, path, states)
+        _store_parameters(model.graph, node, count, fusion, (scope, path), states)
         given = [_given(v) for v in node.inputs]
         usual = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
         chosen = choose(fusion, path or fusion.strategy(), given, count, opset, usual)
@@ -124,32 +124,46 @@ def _module_path(node: ir.Node, modules: Mapping[str, torch.nn.Module]) -> tuple
 
 
 def _store_parameters(
-    node: ir.Node, count: int, fusion: Fusion, scope: str, path: str, states: Collection[str]
+    graph: ir.Graph, node: ir.Node, count: int, fusion: Fusion, names: tuple[str, str], states: Collection[str]
 ) -> None:
-    """Store a fusion's constant parameters as its node takes them, flat and in its dtype, under the module's names."""
+    """Store a fusion's constant parameters as its node takes them, flat and in its dtype, under the module's names.
+
+    names: the paths of the fusion and of its layer. What others read too, or a subgraph holds, is left as torch has it.
+    """
+    scope, path = names
     buffers = [f"{scope}.{name}" if scope else name for name in fusion._buffer_names]
     for i, name in enumerate([*buffers, f"{path}.w" if path else "w"], count):
         value = node.inputs[i] if i < len(node.inputs) else None
         if value is None:
             continue
-        value = _folded(value)
-        home = value.graph
-        if home is not None and value.is_initializer() and value.name not in states and name not in home.initializers:
-            del home.initializers[str(value.name)]
+        value = _folded(graph, value)
+        if value.graph is graph and value.is_initializer() and value.name not in states and not _is_taken(graph, name):
+            del graph.initializers[str(value.name)]
             value.name = name
-            home.initializers[name] = value
+            graph.initializers[name] = value
 
 
-def _folded(value: ir.Value) -> ir.Value:
+def _is_taken(graph: ir.Graph, name: str) -> bool:
+    """Whether a value of the graph, or of a graph inside it, has the name."""
+    return name in graph.initializers or any(
+        value.name == name
+        for inner in (graph, *graph.subgraphs())
+        for value in (*inner.inputs, *inner.initializers.values(), *(v for n in inner for v in n.outputs))
+    )
+
+
+def _folded(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """Return an initializer for a value that is one, cast or made flat: torch leaves large ones to the runtime."""
     operator = value.producer()
     if operator is None or operator.domain or operator.op_type not in ("Cast", "Reshape"):
         return value
     source, *shape = operator.inputs
-    tensor = None if source is None or source.const_value is None else source.const_value.raw
+    if source is None or source.const_value is None or value.dtype is None or value.is_graph_output():
+        return value
+    alone = operator.graph is graph and source.graph is graph and len(source.uses()) == 1
+    tensor = getattr(source.const_value, "raw", None)
     flat = [None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in shape]
-    graph = operator.graph
-    if not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]) or value.dtype is None or graph is None:
+    if not alone or source.is_graph_output() or not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]):
         return value
     tensor = tensor.to(tensor_adapters.to_torch_dtype(value.dtype))
     stored = tensor_adapters.TorchTensor(tensor.reshape(-1) if flat else tensor, name=value.name)

@@ -156,7 +156,8 @@ class Session:
         last, engine = self._last  # one tuple: another thread may replace it meanwhile
         same = engine is not None
         for (name, dtype, reader), shape, value in zip(slots, last, values, strict=True):
-            if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
+            # numpy takes None, for types that it lacks, for float64
+            if type(value) is np.ndarray and dtype is not None and value.dtype == dtype and value.flags.carray:
                 feeds[name] = value
                 if value.shape != shape:
                     same = False
