@@ -19,6 +19,7 @@ import fusion_onnx
 from fusion_exporters import exporter
 from fusion_exporters.inputs import signature
 from fusion_exporters.single import observe, single
+from fusion_exporters.tracing import traced
 from fusion_onnx.bench.rows import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,7 +43,7 @@ def calls(fusion: fusion_onnx.Fusion) -> dict[str, Callable[[], Any]]:
 
     return {
         "translated": written,
-        "traced": lambda: exporter.traced(fusion, inputs, ["y"], exporter.DEFAULT_OPSET),
+        "traced": lambda: traced(fusion, inputs, ["y"], exporter.DEFAULT_OPSET),
         "exported": lambda: fusion_onnx.export(fusion, args, verify=False),
         "linear": lambda: torch.onnx.export(
             linear, (x,), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},)

@@ -17,7 +17,8 @@ from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
-from fusion_exporters.single import observe, quiet, single
+from fusion_exporters.single import observe, single
+from fusion_exporters.tracing import traced
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
@@ -224,59 +225,6 @@ def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Se
         outputs, seen = observe(module, inputs)  # what is wrong with the inputs shows here, in the module's own words
     names = output_names(outputs, names, inputs.names)
     return single(module, inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
-
-
-def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], opset: int) -> ir.Model:
-    """Return the model that torch traces, with each fusion as one opaque node; names: of its outputs.
-
-    Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
-    """
-    try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=inputs.names,
-                output_names=list(names),
-                dynamic_shapes=inputs.dynamic_shapes(),
-                custom_translation_table=graph.translations(),
-            )
-    except (FusionError, ExportError):
-        raise
-    except Exception as error:
-        raise ExportError(_reason(error, inputs)) from error
-    assert program is not None
-    _check_ranges(program.exported_program, inputs)
-    return program.model
-
-
-def _check_ranges(program: Any, inputs: Signature) -> None:
-    """Refuse a module that takes one branch for small batches and another for large ones: only one was traced."""
-    for symbol, allowed in getattr(program, "range_constraints", {}).items():
-        if str(allowed.upper).isdigit():
-            raise ExportError(
-                f"the module does something else where a dynamic axis is larger than {allowed.upper} ({symbol}); an "
-                "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
-            )
-
-
-def _reason(error: BaseException, inputs: Signature) -> str:
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = str(cause).strip()
-    asked = {name: axes for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
-    signs = ("specialized", "static shape", "not all values", "Constraints violated")
-    if any(sign in text for sign in signs):
-        lines = [line.strip(" -") for line in text.splitlines() if any(sign in line for sign in signs[:3])]
-        return (
-            f"the module fixes an axis that was to be dynamic, {asked}. torch says: {' '.join(lines) or text} "
-            "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
-        )
-    return f"torch could not export the module. {type(cause).__name__}: {text[:2000]}"
 
 
 def _facts(module: torch.nn.Module) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ import onnx_ir as ir
 import torch
 from onnx_ir import tensor_adapters
 from onnx_ir.passes import common as passes
-from onnxscript.values import Op, Opset
 
 import fusion_onnx
 from fusion_exporters.bodies import digest
@@ -19,37 +18,6 @@ from fusion_exporters.inputs import Axes, ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
-
-_FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
-
-
-def translations() -> dict[Any, Any]:
-    """Return the table that keeps each fusion's torch op as one node of our domain, whatever the optimiser does."""
-    return {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
-
-
-def _translation(packet: Any, name: str) -> Any:
-    formal, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
-    kinds = onnx.defs.OpSchema.AttrType
-    schema = onnx.defs.OpSchema(
-        name,
-        DOMAIN,
-        1,
-        inputs=[formal("inputs", "T", param_option=onnx.defs.OpSchema.FormalParameterOption.Variadic)],
-        outputs=[formal("y", "T")],
-        type_constraints=[("T", _FLOATS, "floating tensors")],
-        attributes=[
-            attribute("config", kinds.STRING, required=True),
-            attribute("torch_op", kinds.STRING, required=True),
-            attribute("count", kinds.INT, required=True),
-        ],
-    )
-    node = Op(Opset(DOMAIN, 1), name, schema)
-
-    def translate(xs: Any, params: Any, config: str) -> Any:
-        return node(*xs, *params, config=config, torch_op=str(packet), count=len(xs))
-
-    return translate
 
 
 def fusion_of(node: ir.Node) -> Fusion:

@@ -5,12 +5,9 @@ inputs as they are, and nothing else, the graph follows from the call; where it 
 run shows one branch, so a class that is not this package's own has to show by torch.export, too, that it has no other.
 """
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 import torch
@@ -20,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import Signature
+from fusion_exporters.tracing import limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
@@ -47,13 +45,24 @@ class Isolated(torch.nn.Module):
         return fused
 
 
+class Call(NamedTuple):
+    """A call of a fusion's torch op: the op, its arguments, what the parameters are views or copies of, the result."""
+
+    packet: Any
+    xs: Sequence[Tensor]
+    params: Sequence[Tensor]
+    config: str
+    sources: Sequence[Tensor]
+    y: Any
+
+
 class Observation(TorchFunctionMode):
-    """Notes each call of a fusion's torch op, and whether an input goes through any other operator."""
+    """Notes each call of a fusion's torch op, and whether anything else is computed, views of parameters aside."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, Sequence[Any], Any]] = []
-        self.plain = True
+        self._calls: list[Call] = []
+        self._plain = True
         self._inputs = inputs
         self._views: list[tuple[Tensor, Tensor]] = []
 
@@ -61,16 +70,21 @@ class Observation(TorchFunctionMode):
         """Do what was called, and note it."""
         result = func(*args, **(kwargs or {}))
         if func in STRATEGY_OF_OP:
-            self.calls.append((func, args, result))
+            xs, params, config = args
+            self._calls.append(Call(func, xs, params, config, [self._source(p) for p in params], result))
         elif func in _VIEWS and not any(args[0] is x for x in self._inputs):
             self._views.append((result, args[0]))
         elif getattr(func, "__name__", "") != "__get__" and func is not Tensor.__len__:
-            self.plain = False
+            self._plain = False
         return result
 
-    def source(self, tensor: Tensor) -> Tensor:
-        """Return what a tensor is a view or a copy of, itself if nothing."""
-        return next((self.source(base) for view, base in self._views if view is tensor and base is not tensor), tensor)
+    def only_call(self, outputs: Any) -> Call | None:
+        """Return the call that gave the outputs, None where there was more than that."""
+        single = self._plain and len(self._calls) == 1 and self._calls[0].y is outputs
+        return self._calls[0] if single else None
+
+    def _source(self, tensor: Tensor) -> Tensor:
+        return next((self._source(base) for view, base in self._views if view is tensor and base is not tensor), tensor)
 
 
 def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observation | None]:
@@ -95,46 +109,66 @@ def single(
         name: of the graph's output.
         opset: of the standard operators.
     """
-    if seen is None or not seen.plain or len(seen.calls) != 1 or seen.calls[0][2] is not outputs:
+    call = None if seen is None else seen.only_call(outputs)
+    if call is None:
         return None
-    packet, (xs, params, config), y = seen.calls[0]
-    leaves, fusion = inputs.leaves(), stand_in(packet, config)
-    shape = _output_shape(fusion, inputs, xs, y)
-    used = [next((i for i, leaf in enumerate(leaves) if leaf is x), -1) for x in xs]
-    trained = [i for i, leaf in enumerate(leaves) if any(leaf is p for p in params)]
-    if shape is None or sorted([*used, *trained]) != list(range(len(leaves))) or any(inputs.axes[i] for i in trained):
+    shape, places = _output_shape(call, inputs), _places(call, inputs)
+    memory = [source.untyped_storage().data_ptr() for source in call.sources]
+    if shape is None or places is None or len(set(memory)) < len(memory):
         return None
-    memory = [seen.source(p).untyped_storage().data_ptr() for p in params]
-    if len(set(memory)) < len(memory) or any(t.is_meta for t in (*leaves, *params)):
+    if not (_is_ours(module) or _has_one_branch(module, inputs, call, places, shape)):
         return None
-    if not (_is_ours(module) or _has_one_branch(module, inputs, packet, used, shape)):
+    return _written(module, inputs, call, places, _value(name, call.y, shape), opset)
+
+
+def _places(call: Call, inputs: Signature) -> list[int | None] | None:
+    """Return which graph input each of the node's inputs is, None for a constant.
+
+    None in place of the list where a graph input is not what the node takes, once and as it is.
+    """
+    leaves = inputs.leaves()
+    tensors = [*call.xs, *call.params]
+    places = [next((i for i, leaf in enumerate(leaves) if leaf is tensor), None) for tensor in tensors]
+    fused, rest = places[: len(call.xs)], [place for place in places[len(call.xs) :] if place is not None]
+    taken = [place for place in places if place is not None]
+    if None in fused or sorted(taken) != list(range(len(leaves))) or any(inputs.axes[place] for place in rest):
         return None
+    return None if any(tensor.is_meta for tensor in tensors) else places
+
+
+def _written(
+    module: torch.nn.Module, inputs: Signature, call: Call, places: Sequence[int | None], y: ir.Value, opset: int
+) -> ir.Model | None:
+    """Write the graph of one node; None where a constant has the name of an input or of the output."""
     formal = [
         _value(given, leaf, [axes.get(i, size) for i, size in enumerate(leaf.shape)])
-        for given, leaf, axes in zip(inputs.names, leaves, inputs.axes, strict=True)
+        for given, leaf, axes in zip(inputs.names, inputs.leaves(), inputs.axes, strict=True)
     ]
     path = next((path for path, part in module.named_modules() if isinstance(part, Fusion)), "")
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    constants = []
-    values = [formal[i] for i in used]
-    for i, parameter in enumerate(params):
-        place = next((j for j in trained if leaves[j] is parameter), None)
-        if place is None:
-            constants.append(_constant(names.get(id(seen.source(parameter)), f"parameter_{i}"), parameter))
-        values.append(constants[-1] if place is None else formal[place])
-    if {constant.name for constant in constants} & {name, *inputs.names}:
+    constants = [
+        None if place is not None else _constant(names.get(id(source), f"parameter_{i}"), parameter)
+        for i, (parameter, source, place) in enumerate(
+            zip(call.params, call.sources, places[len(call.xs) :], strict=True)
+        )
+    ]
+    initializers = [constant for constant in constants if constant is not None]
+    if {constant.name for constant in initializers} & {y.name, *inputs.names}:
         return None
+    values = [
+        constant if place is None else formal[place]
+        for place, constant in zip(places, [*[None] * len(call.xs), *constants], strict=True)
+    ]
     node = ir.node(
-        STRATEGY_OF_OP[packet].strategy(),
+        STRATEGY_OF_OP[call.packet].strategy(),
         values,
-        {"config": config, "torch_op": str(packet), "count": len(xs)},
+        {"config": call.config, "torch_op": str(call.packet), "count": len(call.xs)},
         domain=DOMAIN,
-        outputs=[_value(name, y, shape)],
+        outputs=[y],
         metadata_props={SCOPES: repr(["", path])},
     )
-    graph = ir.Graph(
-        formal, node.outputs, nodes=[node], initializers=constants, opset_imports={"": opset, DOMAIN: 1}, name="single"
-    )
+    opsets = {"": opset, DOMAIN: 1}
+    graph = ir.Graph(formal, [y], nodes=[node], initializers=initializers, opset_imports=opsets, name="single")
     return ir.Model(graph, ir_version=IR_VERSION)
 
 
@@ -164,7 +198,7 @@ def _is_ours(module: torch.nn.Module) -> bool:
 
 
 def _has_one_branch(
-    module: torch.nn.Module, inputs: Signature, packet: Any, used: Sequence[int], shape: Sequence[int | str]
+    module: torch.nn.Module, inputs: Signature, call: Call, places: Sequence[int | None], shape: Sequence[int | str]
 ) -> bool:
     """Whether torch.export, for which sizes are symbols, sees the same one call and the same output's shape."""
     try:
@@ -173,30 +207,29 @@ def _has_one_branch(
             program = torch.export.export(module, inputs.args, dynamic_shapes=shapes)
     except Exception:  # whatever it raises, tracing will meet it too, and say it
         return False
-    signature, nodes = program.graph_signature, list(program.graph.nodes)
-    given = [node for node in nodes if node.op == "placeholder" and node.name in signature.user_inputs]
-    calls = [node for node in nodes if node.target is packet]
-    reached = set(given)
-    for node in nodes:
-        if node.op == "call_function" and node not in calls and reached & set(node.all_input_nodes):
-            return False
-    bounded = any(str(allowed.upper).isdigit() for allowed in program.range_constraints.values())
-    mutated = signature.buffers_to_mutate or signature.user_inputs_to_mutate
-    if len(calls) != 1 or bounded or mutated or signature.user_outputs != (calls[0].name,):
+    signature = program.graph_signature
+    given = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in signature.user_inputs]
+    readers = [
+        node for node in program.graph.nodes if node.op == "call_function" and {*given} & {*node.all_input_nodes}
+    ]
+    changed = signature.buffers_to_mutate or signature.user_inputs_to_mutate
+    if len(readers) != 1 or readers[0].target is not call.packet or changed or limits(program):
         return False
-    (call,) = calls
-    tensors = [node for node in given if isinstance(node.meta.get("val"), Tensor)]
-    if [tensors.index(node) if node in tensors else -1 for node in call.args[0]] != list(used):
+    (node,) = readers
+    tensors = [value for value in given if isinstance(value.meta.get("val"), Tensor)]
+    order = [tensors.index(value) if value in tensors else None for value in node.args[0]]
+    if order != places[: len(call.xs)] or signature.user_outputs != (node.name,):
         return False
-    sizes, first = call.meta["val"].shape, call.args[0][0].meta["val"].shape
+    sizes, first = node.meta["val"].shape, node.args[0][0].meta["val"].shape
     return all(
         str(size) == str(first[i]) if isinstance(wanted, str) else size == wanted
         for i, (size, wanted) in enumerate(zip(sizes, shape, strict=True))
     )
 
 
-def _output_shape(fusion: Fusion, inputs: Signature, xs: Sequence[Tensor], y: Tensor) -> list[int | str] | None:
+def _output_shape(call: Call, inputs: Signature) -> list[int | str] | None:
     """Return the sizes of the output's axes, and the names of its dynamic ones; None where they are not certain."""
+    fusion, xs, y = stand_in(call.packet, call.config), call.xs, call.y
     axes = {id(leaf): named for leaf, named in zip(inputs.leaves(), inputs.axes, strict=True)}
     named = axes.get(id(xs[0]), {})
     width = xs[0].ndim - 1
@@ -218,19 +251,3 @@ def _constant(name: str, tensor: Tensor) -> ir.Value:
     value = _value(name, tensor, list(tensor.shape))
     value.const_value = tensor_adapters.TorchTensor(tensor.detach(), name=name)
     return value
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's notes on its own insides (absent torchvision, merged axis names) from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,0 +1,119 @@
+"""From a module to a graph by torch's own exporter, with each fusion as one opaque node."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript.values import Op, Opset
+
+from fusion_exporters.inputs import ExportError, Signature
+from fusion_onnx.errors import FusionError
+from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
+
+_FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
+
+
+def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], opset: int) -> ir.Model:
+    """Return the model that torch traces, with each fusion as one opaque node; names: of its outputs.
+
+    Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=inputs.names,
+                output_names=list(names),
+                dynamic_shapes=inputs.dynamic_shapes(),
+                custom_translation_table=translations(),
+            )
+    except (FusionError, ExportError):
+        raise
+    except Exception as error:
+        raise ExportError(_reason(error, inputs)) from error
+    assert program is not None
+    for symbol, largest in limits(program.exported_program).items():
+        raise ExportError(
+            f"the module does something else where a dynamic axis is larger than {largest} ({symbol}); an "
+            "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
+        )
+    return program.model
+
+
+def limits(program: Any) -> dict[str, str]:
+    """Return the largest size of each axis for which a traced program holds, where there is one.
+
+    A module that takes one branch for small batches and another for large ones was traced in one of them.
+    """
+    ranges = getattr(program, "range_constraints", {})
+    return {str(symbol): str(allowed.upper) for symbol, allowed in ranges.items() if str(allowed.upper).isdigit()}
+
+
+def _reason(error: BaseException, inputs: Signature) -> str:
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(cause).strip()
+    asked = {name: axes for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
+    signs = ("specialized", "static shape", "not all values", "Constraints violated")
+    if any(sign in text for sign in signs):
+        lines = [line.strip(" -") for line in text.splitlines() if any(sign in line for sign in signs[:3])]
+        return (
+            f"the module fixes an axis that was to be dynamic, {asked}. torch says: {' '.join(lines) or text} "
+            "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
+        )
+    return f"torch could not export the module. {type(cause).__name__}: {text[:2000]}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's notes on its own insides (absent torchvision, merged axis names) from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def translations() -> dict[Any, Any]:
+    """Return the table that keeps each fusion's torch op as one node of our domain, whatever the optimiser does."""
+    return {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
+
+
+def _translation(packet: Any, name: str) -> Any:
+    formal, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
+    kinds = onnx.defs.OpSchema.AttrType
+    schema = onnx.defs.OpSchema(
+        name,
+        DOMAIN,
+        1,
+        inputs=[formal("inputs", "T", param_option=onnx.defs.OpSchema.FormalParameterOption.Variadic)],
+        outputs=[formal("y", "T")],
+        type_constraints=[("T", _FLOATS, "floating tensors")],
+        attributes=[
+            attribute("config", kinds.STRING, required=True),
+            attribute("torch_op", kinds.STRING, required=True),
+            attribute("count", kinds.INT, required=True),
+        ],
+    )
+    node = Op(Opset(DOMAIN, 1), name, schema)
+
+    def translate(xs: Any, params: Any, config: str) -> Any:
+        return node(*xs, *params, config=config, torch_op=str(packet), count=len(xs))
+
+    return translate
