@@ -1,11 +1,11 @@
-"""Measure whole networks, in a loop of calls and from a cold start: `python -m benchmarks.networks` (8 minutes).
+"""Measure whole networks, in a loop of calls and from a cold start: `python -m benchmarks.networks` (3 minutes).
 
 Each network is run by eager PyTorch, by torch.compile, as a plain `torch.onnx.export` with the usual formula in place
-of each fusion, and as our file: by ONNX Runtime itself, by `Session.run`, and bound. ONNX Runtime and `Session` have
-their default options, so their threads spin between calls, as they do where users call them. Each contender therefore
-runs alone in its turn, a loop of calls, and the next one waits until all threads sleep. The order of the turns is drawn
-anew for each round. A ratio is the median of the rounds' ratios. Each output is checked against float64 before it is
-timed.
+of each fusion, and as our file of the same opset: by ONNX Runtime itself, by `Session.run`, and bound. ONNX Runtime and
+`Session` have their default options, so their threads spin between calls, as they do where users call them. Each
+contender therefore runs alone in its turn, a loop of calls, and the next one waits until all threads sleep. The order
+of the turns is drawn anew for each round. A ratio is the median of the rounds' ratios. Each output is checked against
+float64 before it is timed.
 
 The cold start is the time of a whole process that imports, loads a file, and runs it once, beside one that does so with
 ONNX Runtime alone, in turn.
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -219,11 +220,13 @@ def calls_of(network: nn.Module, xs: tuple[Tensor, ...], files: dict[str, Any], 
 
 
 def files_of(network: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Return the sessions of the two files, each with default options."""
-    model = bytes(fusion_onnx.export(network, example, verify=False).model.SerializeToString())
+    """Return the sessions of the two files, each with default options; both files are of the plain export's opset."""
+    usual = plain_model(plain(network), example)
+    (opset,) = [entry.version for entry in onnx.load_model_from_string(usual).opset_import if not entry.domain]
+    model = bytes(fusion_onnx.export(network, example, opset=opset, verify=False).model.SerializeToString())
     cpu = ["CPUExecutionProvider"]
     return {
-        "plain_export": onnxruntime.InferenceSession(plain_model(plain(network), example), providers=cpu),
+        "plain_export": onnxruntime.InferenceSession(usual, providers=cpu),
         "own_run": onnxruntime.InferenceSession(model, providers=cpu),
         "session": fusion_onnx.Session(model, "cpu"),
     }
@@ -369,11 +372,27 @@ def _geometric(rows: list[Row], contender: str, beside: str = "run") -> tuple[fl
     return statistics.geometric_mean(ratios), max(ratios)
 
 
+def cores_in_use(seconds: float = 2.0) -> float:
+    """Return how many cores others use just now; the load of the last minute where Linux does not tell."""
+
+    def ticks() -> tuple[int, int]:
+        times = [int(count) for count in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
+        return sum(times), times[3] + times[4]  # idle, and idle with something to read or write under way
+
+    try:
+        total, idle = ticks()
+        time.sleep(seconds)
+        total, idle = (after - before for after, before in zip(ticks(), (total, idle), strict=True))
+        return (os.cpu_count() or 1) * (1 - idle / total)
+    except (OSError, ValueError):
+        return os.getloadavg()[0]
+
+
 def busy(load: float) -> str:
     """Return a warning where other processes had the cores when the run began, "" where they had not."""
-    if load < 0.5:
+    if load < 0.25:
         return ""
-    return f"The machine was busy (load {load:.1f}): medians suffer, PyTorch's by far the most. Not to be quoted."
+    return f"The machine was busy ({load:.1f} cores): medians suffer, PyTorch's by far the most. Not to be quoted."
 
 
 def table(rows: list[Row], cold: dict[str, dict[str, float]], load: float) -> str:
@@ -431,7 +450,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder")
     parser.add_argument("--quick", action="store_true", help="two networks at batch 1, for a smoke test")
     quick = (options := parser.parse_args()).quick
-    load = os.getloadavg()[0]
+    load = cores_in_use()
     rows = [
         row
         for build in (NETWORKS[1:3] if quick else NETWORKS)
@@ -439,7 +458,12 @@ def main() -> None:
     ]
     cold = {} if quick else cold_starts(15)
     options.output.mkdir(parents=True, exist_ok=True)
-    data = {"machine": machine(), "load before": load, "rows": [asdict(row) for row in rows], "cold start": cold}
+    data = {
+        "machine": machine(),
+        "cores in use before": load,
+        "rows": [asdict(row) for row in rows],
+        "cold start": cold,
+    }
     (options.output / "networks.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     (options.output / "networks.md").write_text(text := table(rows, cold, load), encoding="utf-8")
     draw(rows, load, options.output / "networks.png")
