@@ -40,7 +40,7 @@ import fusion_onnx
 from fusion_onnx import FusionLayer
 from fusion_onnx.bench.contenders import Formula, plain_model
 from fusion_onnx.bench.plot import Panel, bars
-from fusion_onnx.bench.rows import machine
+from fusion_onnx.bench.rows import machine, short
 from models import digits
 
 RESULTS = Path(__file__).parent / "results"
@@ -403,7 +403,7 @@ def table(rows: list[Row], cold: dict[str, dict[str, float]], load: float) -> st
     lines += [f"| network | batch | {' | '.join(CONTENDERS[c] for c in contenders)} |"]
     lines += ["|---|---:" + "|---:" * len(contenders) + "|"]
     for row in rows:
-        cells = [f"{_short(row.seconds[c])} ({row.beside[c]:.2f} ×)" for c in contenders]
+        cells = [f"{short(row.seconds[c], 3)} ({row.beside[c]:.2f} ×)" for c in contenders]
         lines.append(f"| {row.network} | {row.batch} | {' | '.join(cells)} |")
     lines += ["", "| over all rows | geometric mean | in the worst row |", "|---|---:|---:|"]
     for name, peer in (("run", "own_run"), ("run", "plain_export"), ("bound", "own_run"), ("run", "eager")):
@@ -415,10 +415,6 @@ def table(rows: list[Row], cold: dict[str, dict[str, float]], load: float) -> st
     return "\n".join(lines) + "\n"
 
 
-def _short(seconds: float) -> str:
-    return f"{seconds * 1e6:,.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
-
-
 def draw(rows: list[Row], load: float, path: Path) -> None:
     """Draw how much longer each contender takes than `Session.run`, a panel for each network."""
     panels = []
@@ -427,7 +423,7 @@ def draw(rows: list[Row], load: float, path: Path) -> None:
         ratios = {c: [row.beside[c] for row in here if c in row.beside] for c in CONTENDERS}
         fastest, slowest = (pick(row.seconds["run"] for row in here) for pick in (min, max))
         detail = f"batches of {here[0].batch} to {here[-1].batch}" if len(here) > 1 else f"batch {here[0].batch}"
-        own = f"{_short(fastest)} to {_short(slowest)}" if len(here) > 1 else _short(fastest)
+        own = f"{short(fastest, 3)} to {short(slowest, 3)}" if len(here) > 1 else short(fastest, 3)
         title, _, more = network.partition(", ")
         panels.append(Panel(title[0].upper() + title[1:], f"{more}\n{detail}", ratios, own))
     facts = machine()

@@ -15,6 +15,7 @@ import fusion_onnx
 from fusion_exporters.bodies import digest
 from fusion_exporters.choice import AUTO, NOTE, Chooser
 from fusion_exporters.inputs import Axes, ExportError
+from fusion_exporters.tracing import SCOPES
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
@@ -80,7 +81,7 @@ def _given(value: ir.Value | None) -> ir.Value:
 
 def _scopes(node: ir.Node) -> list[str]:
     """Return the paths of the modules that torch traced the operator in, outermost first, and the operator's name."""
-    scopes: list[str] = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+    scopes: list[str] = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     return scopes
 
 

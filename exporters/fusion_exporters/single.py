@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import Signature
-from fusion_exporters.tracing import limits, quiet
+from fusion_exporters.tracing import SCOPES, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
@@ -25,8 +25,6 @@ from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
 
 IR_VERSION = 10
 """That of the files that torch.onnx.export writes."""
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""The key under which torch.onnx.export keeps the modules' paths of a node."""
 _VIEWS = (Tensor.reshape, Tensor.to)
 
 

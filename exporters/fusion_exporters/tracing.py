@@ -15,6 +15,8 @@ from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
 
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""The key under which torch.onnx.export keeps, at a node, the paths of the modules that it was traced in."""
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusion_onnx.bench.rows import SCENARIOS, Row, machine
+from fusion_onnx.bench.rows import SCENARIOS, Row, machine, short
 
 _NAMES = {
     "ours": "fusion-onnx",
@@ -134,7 +134,7 @@ def summary(rows: Sequence[Row], path: Path) -> None:
         }
         time = statistics.geometric_mean([row.together[ours] for row in here])
         title = scenario[0].upper() + scenario[1:]
-        panels.append(Panel(title, _in_words(scenario, len(here)), multiples, _short(time)))
+        panels.append(Panel(title, _in_words(scenario, len(here)), multiples, short(time, 3)))
         counts.append(len(here))
     if not panels:
         return
@@ -155,10 +155,6 @@ def _in_words(scenario: str, strategies: int) -> str:
     known = next((s for s in SCENARIOS if s.name == scenario), None)
     size = f"{known.k} inputs of {known.rows} × {known.width}\n" if known else ""
     return f"{size}{strategies} strateg{'y' if strategies == 1 else 'ies'}"
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds * 1e6:,.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms"
 
 
 def ratios(rows: Sequence[Row], path: Path) -> None:

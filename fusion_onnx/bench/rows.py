@@ -278,13 +278,13 @@ def table(rows: list[Row]) -> str:
         lines += [f"### {scenario}", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
         for r in here:
             cells = [
-                f"{_short(r.together[c])} ({r.together[c] / r.floor:.2f} ×), {_short(r.alone[c])}"
+                f"{short(r.together[c])} ({r.together[c] / r.floor:.2f} ×), {short(r.alone[c])}"
                 if c in r.together
                 else "–"
                 for c in contenders
             ]
             by = " (operations)" if r.floor > r.copy else ""
-            lines.append(f"| {r.strategy} | {_short(r.floor)}{by} | {' | '.join(cells)} |")
+            lines.append(f"| {r.strategy} | {short(r.floor)}{by} | {' | '.join(cells)} |")
         absent: dict[str, list[str]] = {}
         for r in here:
             for contender, why in r.failed.items():
@@ -311,8 +311,9 @@ def _files(rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _short(seconds: float) -> str:
-    return f"{seconds * 1e6:,.4g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.4g} ms"
+def short(seconds: float, digits: int = 4) -> str:
+    """Return a time in words: µs below a millisecond, ms from there on."""
+    return f"{seconds * 1e6:,.{digits}g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.{digits}g} ms"
 
 
 def machine() -> dict[str, Any]:
