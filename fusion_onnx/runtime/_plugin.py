@@ -19,6 +19,14 @@ def installed() -> bool:
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
+def built_in(ort: Any) -> bool:
+    """Return whether ONNX Runtime itself was built with it: once a library is registered, it is listed like these."""
+    if OPENVINO not in ort.get_available_providers():
+        return False
+    offered = getattr(ort, "get_ep_devices", list)()
+    return not (installed() and any(device.ep_name == OPENVINO for device in offered))
+
+
 @functools.cache
 def devices(ort: Any) -> list[Any]:
     """Register the library, once a process, and return the CPUs that it offers.

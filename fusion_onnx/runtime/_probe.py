@@ -57,7 +57,7 @@ def probe(name: str) -> ProviderStatus:
     ort = _ort.load()
     failed = functools.partial(ProviderStatus, name, alias_of(name), False)
     plugged: list[Any] = []
-    if name == OPENVINO and name not in ort.get_available_providers():
+    if name == OPENVINO and not _plugin.built_in(ort):
         if not _plugin.installed():
             return failed("its plug-in is not installed", _plugin.INSTALL)
         try:

@@ -63,7 +63,7 @@ def plan(ort: Any, asked: Providers, threads: int | None = None) -> Plan:
             raise SessionError(f"provider {name}: {error}") from None
     for name in chosen:
         _require(name)
-    plugin = OPENVINO in chosen and OPENVINO not in ort.get_available_providers()
+    plugin = OPENVINO in chosen and not _plugin.built_in(ort)
     if plugin and list(chosen) not in ([OPENVINO], [OPENVINO, CPU]):
         raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*chosen]}")
     return Plan(list(chosen.items()), strict=CPU not in chosen, plugin=plugin)
