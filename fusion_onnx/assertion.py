@@ -29,7 +29,7 @@ class ParityError(AssertionError):
 
     def __str__(self) -> str:
         verdict = self.verdict
-        failed = [f for f in verdict.findings if f.failed]
+        failed = [f for f in verdict.findings if not f.passed]
         lines = [
             f"the model differs from eager execution on {', '.join(verdict.providers)}: "
             f"{len(failed)} of {len(verdict.findings)} findings failed",

@@ -23,6 +23,7 @@ import fusion_onnx
 
 if TYPE_CHECKING:
     from fusion_onnx.verification import Verdict
+    from fusion_onnx.verification.known import Difference
 
 app = typer.Typer(
     name="fusion-onnx",
@@ -45,6 +46,9 @@ Provider = Annotated[
     typer.Option("--provider", "-p", help="auto, cpu, cuda, or a provider's full name; repeat it for an order."),
 ]
 TargetName = Annotated[str, typer.Argument(help="path/to/file.py:callable or package.module:callable")]
+Known = Annotated[
+    Path | None, typer.Option("--known", help="A folder of documented differences, such as docs/differences.")
+]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.", show_default=False)]
 ModelFile = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 
@@ -77,10 +81,21 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(plain(value), indent=2, default=str, allow_nan=False) + "\n")
 
 
+def _documented(folder: Path | None) -> "list[Difference]":
+    """Return the differences that a folder documents; none for no folder."""
+    from fusion_onnx.verification.known import load
+
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}.")
+    return [] if folder is None else load(folder)
+
+
 def _print_verdict(verdict: "Verdict") -> None:
     out.print(verdict.table())
     for reason in verdict.reasons:
         out.print(escape(reason), highlight=False, soft_wrap=True)
+    for known in verdict.known:
+        out.print(f"known difference: {escape(known)}", highlight=False, soft_wrap=True)
 
 
 def _show_version(asked: bool) -> None:
@@ -252,6 +267,7 @@ def verify(
         bool, typer.Option("--battery", help="Also on hostile values: huge, tiny, NaN, Inf, odd layouts, ....")
     ] = False,
     locate: Annotated[bool, typer.Option("--locate", help="Name the first node that differs, and its fusion.")] = False,
+    known: Known = None,
     html: Html = None,
     as_json: Json = False,
 ) -> None:
@@ -263,7 +279,7 @@ def verify(
 
     _writable(html)
     module, inputs = load_target(target)
-    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu", battery=battery)
+    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu", battery=battery, known=_documented(known))
     found = None
     if locate and not verdict.passed:
         from fusion_onnx.verification import locate as first_fault
@@ -297,9 +313,7 @@ def matrix(
         list[str] | None, typer.Option("--dtype", help="float16, float32 or float64; repeat it. float32 if left out.")
     ] = None,
     cases: Annotated[int, typer.Option(help="How many of each strategy's cases; 0 for all.", min=0)] = 1,
-    known: Annotated[
-        Path | None, typer.Option(help="A folder of documented differences, such as docs/differences.")
-    ] = None,
+    known: Known = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the matrix as JSON.")] = None,
     html: Html = None,
     as_json: Json = False,
@@ -311,12 +325,10 @@ def matrix(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from fusion_onnx.parity import matrix as run_matrix
-    from fusion_onnx.verification import known as documented
 
     _writable(html)
     _writable(output)
-    if known is not None and not known.is_dir():
-        raise FileNotFoundError(f"there is no folder {known}.")
+    differences = _documented(known)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err) as progress:
         task = progress.add_task("starting", total=None)
         found = run_matrix(
@@ -324,7 +336,7 @@ def matrix(
             runtime or None,
             dtype or ("float32",),
             cases=cases or None,
-            known=documented.load(known) if known is not None else (),
+            known=differences,
             report=lambda line: progress.update(task, description=escape(line)),
         )
     if output is not None:

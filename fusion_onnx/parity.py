@@ -331,7 +331,7 @@ def _program(
         (eager,) = outputs(fusion, tried)
         tolerance = derived(fusion, tensors, given) if fusion.is_strategy() else None
         if tolerance is None:
-            measured = measured or Measured(fusion, args, outputs(fusion, args))
+            measured = measured or Measured(fusion, fusion)
             (tolerance,) = measured(tried, [eager], hostile=True)
         inputs = [t.numpy() for t in (tensors if given is None else [*tensors, given])]
         runs.append(_Run(values, inputs, eager, tolerance))

@@ -1,6 +1,7 @@
 """Write the documented differences' smallest files again: python -m tests.differences."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ ENTRIES = {
         "strategies": [],
         "dtypes": ["float32"],
         "values": ["tiny", "subnormal"],
+        "operators": ["Tanh"],
     },
     "onnxruntime-sigmoid-of-large-negatives": {
         "runtime": "onnxruntime_cpu",
@@ -51,6 +53,7 @@ ENTRIES = {
         "strategies": [],
         "dtypes": ["float32"],
         "values": ["large, 1e4", "huge", "overflow"],
+        "operators": ["Sigmoid"],
     },
     "tract-nan-in-minimum-and-maximum": {
         "runtime": "tract",
@@ -72,13 +75,41 @@ ENTRIES = {
     },
 }
 
+# what every verdict knows is defined in the package, and documented here
+ENTRIES |= {
+    d.id: {
+        key: [*value] if isinstance(value, tuple) else value
+        for key, value in asdict(d).items()
+        if key != "id" and (value or key == "strategies")
+    }
+    for d in known.OPERATORS
+}
 
-def _model(op: str, dtype: int, shapes: list[list[int]]) -> onnx.ModelProto:
+
+def _model(
+    op: str, dtype: int, shapes: list[list[int]], outputs: tuple[str, ...] = ("y",), **attributes: object
+) -> onnx.ModelProto:
     names = [f"x{i + 1}" for i in range(len(shapes))]
     inputs = [helper.make_tensor_value_info(n, dtype, s) for n, s in zip(names, shapes, strict=True)]
     output = helper.make_tensor_value_info("y", dtype, None)
-    graph = helper.make_graph([helper.make_node(op, names, ["y"], name=op.lower())], "difference", inputs, [output])
+    node = helper.make_node(op, names, [*outputs], name=op.lower(), **attributes)
+    graph = helper.make_graph([node], "difference", inputs, [output])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def _selection() -> onnx.ModelProto:
+    model = _model("TopK", TensorProto.FLOAT, [[3], [1]], ("y", "i"))
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
+def _recurrent() -> onnx.ModelProto:
+    """A GRU of one unit over one step, all weights 1."""
+    model = _model("GRU", TensorProto.FLOAT, [[1, 1, 1]], ("", "y"), hidden_size=1)
+    model.graph.node[0].input.extend(["w", "r"])
+    for name in ("w", "r"):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 3, 1), np.float32), name))
+    return model
 
 
 def smallest() -> dict[str, tuple[onnx.ModelProto, list[np.ndarray], np.ndarray]]:
@@ -98,6 +129,22 @@ def smallest() -> dict[str, tuple[onnx.ModelProto, list[np.ndarray], np.ndarray]
             [negative],
             (1 / (1 + np.exp(-negative))).astype(np.float32),
         ),
+        "onnxruntime-nan-in-maxima-and-minima": (
+            _model("ReduceMax", TensorProto.FLOAT, [[3]], keepdims=1),
+            [np.array([1, np.nan, 2], np.float32)],
+            nan,
+        ),
+        "onnxruntime-nan-in-selections": (
+            _selection(),
+            [np.array([1, np.nan, 2], np.float32), np.array([1], np.int64)],
+            nan,
+        ),
+        "onnxruntime-nan-in-recurrent-networks": (
+            _recurrent(),
+            [np.full((1, 1, 1), np.nan, np.float32)],
+            nan.reshape(1, 1, 1),
+        ),
+        "onnxruntime-sign-of-nan": (_model("Sign", TensorProto.FLOAT, [[1]]), [nan], np.zeros(1, np.float32)),
         "tract-nan-in-minimum-and-maximum": (pair, [nan, one], nan),
         "tract-subnormal-products": (_model("MatMul", TensorProto.FLOAT, [[1, 1], [1, 1]]), [small, two], small * two),
     }
@@ -118,8 +165,10 @@ def page(found: list[known.Difference]) -> str:
     lines = [
         "# Known differences",
         "",
-        "Where a runtime parts from eager execution, as `fusion-onnx matrix --known docs/differences` finds it. Each",
-        "has the smallest file that shows it; a test runs that file, so an entry that no longer holds is found out.",
+        "Where a runtime parts from eager execution, as `fusion-onnx matrix` and `fusion-onnx verify` find it; with",
+        "`--known docs/differences` they say so, and do not fail for it. What ONNX Runtime's own operators do with NaN",
+        "every verdict knows. Each entry has the smallest file that shows it; a test runs that file, so that an entry",
+        "that no longer holds is found out.",
         "",
     ]
     for d in found:
@@ -130,7 +179,8 @@ def page(found: list[known.Difference]) -> str:
             d.why,
             "",
             f"- strategies: {', '.join(f'`{s}`' for s in d.strategies) or 'none by itself'}; "
-            f"dtypes: {', '.join(d.dtypes)}; values: {', '.join(d.values)}",
+            f"dtypes: {', '.join(d.dtypes)}; values: {', '.join(d.values)}"
+            + (f"; operators: {', '.join(f'`{o}`' for o in d.operators)}" if d.operators else ""),
             f"- [model.onnx]({folder}/model.onnx), [inputs.npz]({folder}/inputs.npz) with the right result as `y`",
             "",
         ]

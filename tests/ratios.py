@@ -17,6 +17,7 @@ from fusion_onnx import Case, Session, export
 from fusion_onnx.verification import battery
 from fusion_onnx.verification.compare import judge
 from fusion_onnx.verification.eager import Judge, Trial
+from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.verdict import Finding
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
@@ -95,7 +96,7 @@ def run(name: str, dtype: torch.dtype) -> tuple[Ratio, list[Finding]]:
         fusion = case.create(fusion_onnx.get(name))
         example = arguments(fusion, 3, dtype, torch.Generator().manual_seed(0))
         session = Session(export(fusion, example, verify=False).model, "cpu", threads=1)
-        verdicts = Judge(fusion, example, [fusion(*example)], session.providers)
+        verdicts = Judge(Repeatable(fusion), example, session.providers)
         for label, call in trials(fusion, dtype):
             with torch.no_grad():
                 eager = fusion(*call)

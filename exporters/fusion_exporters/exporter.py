@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
+from fusion_onnx.verification.repeatable import Repeatable, copies
 
 OPSETS = range(18, 27)
 DEFAULT_OPSET = 18
@@ -104,9 +105,9 @@ def export(
     target = None if path is None else _target(path, overwrite)
     _check(module, opset, inline, optimize)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
-    with evaluating(module):
+    with evaluating(module) as run:
         inputs = signature(module, example_inputs, dynamic, input_names)
-        making = _Making(module, inputs, opset, inline, output_names, form, providers)
+        making = _Making(run, inputs, opset, inline, output_names, form, providers)
         proto = making.proto(algebra=optimize == "algebra")
         data = _serialized(proto)
         verdict = _verified(module, data, inputs, providers) if verify else None
@@ -127,7 +128,7 @@ def export(
 class _Making:
     """What it takes to make a model of a module, more than once."""
 
-    module: torch.nn.Module
+    run: Repeatable
     inputs: Signature
     opset: int
     inline: str
@@ -137,17 +138,18 @@ class _Making:
 
     def proto(self, *, algebra: bool = False, note: str = "") -> onnx.ModelProto:
         """Make it; note: what the file says of the algebra that was tried before."""
-        model = _translate(self.module, self.inputs, self.opset, self.output_names)
+        module = self.run.module
+        model = _translate(self.run, self.inputs, self.opset, self.output_names)
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
         refused = rewrite(model) if algebra else []
-        forms = graph.attach_bodies(model, self.module, _chooser(self.form, self.module, self.inputs, self.providers))
+        forms = graph.attach_bodies(model, module, _chooser(self.form, module, self.inputs, self.providers))
         graph.tidy(model)
         if self.inline == "all":
             model = graph.inlined(model)
         if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
             refused = ["nothing to do: no fusion has linear layers beside it to fold"]
         note = note or "; ".join(refused)
-        graph.describe(model, {**_facts(self.module), "forms": forms, **({"algebra": note} if note else {})})
+        graph.describe(model, {**_facts(module), "forms": forms, **({"algebra": note} if note else {})})
         return ir.to_proto(model)
 
 
@@ -220,11 +222,14 @@ def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
         raise ExportError(f'optimize is "none" or "algebra"; got {optimize!r}.')
 
 
-def _translate(module: torch.nn.Module, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
-    with torch.no_grad():
-        outputs, seen = observe(module, inputs)  # what is wrong with the inputs shows here, in the module's own words
+def _translate(run: Repeatable, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
+    module, seen_inputs = run.module, replace(inputs, args=copies(inputs.args))
+    with torch.no_grad(), run.undone():
+        # what is wrong with the inputs shows here, in the module's own words
+        outputs, seen = observe(module, seen_inputs)
     names = output_names(outputs, names, inputs.names)
-    return single(module, inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
+    with run.undone():
+        return single(module, seen_inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
 
 
 def _facts(module: torch.nn.Module) -> Mapping[str, Any]:

@@ -86,7 +86,10 @@ class Observation(TorchFunctionMode):
 
 
 def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observation | None]:
-    """Run a module on its example; return its outputs, and what was seen where it may be a fusion by itself."""
+    """Run a module on its example; return its outputs, and what was seen where it may be a fusion by itself.
+
+    The example is what the module may write into: give a copy.
+    """
     if not _may_be_single(module):
         return module(*inputs.args), None
     with Observation(inputs.leaves()) as seen:

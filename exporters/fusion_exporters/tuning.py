@@ -107,8 +107,8 @@ def tune(
     from fusion_exporters.exporter import alone, export, provider_of
 
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    with evaluating(module):
-        calls = record(module, args).calls
+    with evaluating(module) as run:
+        calls = record(run, args).calls
     found, bare = Tuning(), alone(module)
     for name, call in calls.items():
         report(name)

@@ -24,7 +24,7 @@ def built_in(ort: Any) -> bool:
     if OPENVINO not in ort.get_available_providers():
         return False
     offered = getattr(ort, "get_ep_devices", list)()
-    return not (installed() and any(device.ep_name == OPENVINO for device in offered))
+    return all(device.ep_name != OPENVINO for device in offered)
 
 
 @functools.cache

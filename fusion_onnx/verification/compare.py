@@ -15,14 +15,21 @@ BINS = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0, np.inf)
 
 
 def compare(
-    case: str, output: str, dtypes: tuple[str, str], eager: Array, model: Array, allowed: npt.ArrayLike
+    case: str,
+    output: str,
+    dtypes: tuple[str, str],
+    eager: Array,
+    model: Array,
+    allowed: npt.ArrayLike,
+    decisions: Array | None = None,
 ) -> Finding:
     """Compare the model's values with eager's, both (...) in float64, entry by entry within `allowed` (broadcast).
 
     dtypes: eager's and the model's, by name. The sign of a zero is not compared. Where `allowed` is infinite, the order
-    of operations decides whether the result overflows, and nothing is compared.
+    of operations decides whether the result overflows, and nothing is compared. decisions: other results (runs, ...)
+    that eager may have had where rounding decides a comparison; an entry that is as one of these is a flip, no error.
     """
-    failed, detail, error, limit, ratio, undetermined = "", "", 0.0, 0.0, 0.0, 0
+    failed, detail, error, limit, ratio, undetermined, flips = "", "", 0.0, 0.0, 0.0, 0, 0
     at: tuple[int, ...] = ()
     if dtypes[0] != dtypes[1]:
         failed, detail = "dtype", f"the model gives {dtypes[1]}, eager {dtypes[0]}"
@@ -43,6 +50,11 @@ def compare(
                 detail = f"{len(wrong)} entries; at {list(at)} the model gives {model[at]:g}, eager {eager[at]:g}"
                 break
         comparable = np.isfinite(eager) & np.isfinite(model) & ~free
+        if decisions is not None:
+            with np.errstate(invalid="ignore"):
+                beyond = np.abs(model - eager) > limits
+            flipped = comparable & beyond & _decided(eager, model, limits, decisions)
+            comparable, flips = comparable & ~flipped, int(flipped.sum())
         errors = _errors(eager, model, comparable)
         if errors.size:
             ratios = _ratios(errors, limits)
@@ -53,13 +65,20 @@ def compare(
             if ratio > 1 and not failed:
                 failed = "error"
                 detail = f"at {list(at)} the model gives {model[at]:.9g}, eager {eager[at]:.9g}, allowed {limit:.3g}"
-    return Finding(case, output, tuple(model.shape), dtypes[1], failed, detail, error, limit, ratio, at, undetermined)
+    return Finding(
+        case, output, tuple(model.shape), dtypes[1], failed, detail, error, limit, ratio, at, undetermined, flips=flips
+    )
 
 
 def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: Tolerance) -> Finding:
     """Compare within a tolerance, and say which of the two drifted from float64."""
     a, b = array(eager), array(model)
-    shown = compare(case, output, (_name(eager), _name(model)), a, b, _fitting(tolerance.allowed, b))
+    allowed = _fitting(tolerance.allowed, b)
+    if tolerance.exact is not None and tolerance.exact.shape == b.shape and not tolerance.bits:
+        # eager is no measure where it, and not the model, parts from the NaN and Inf of float64
+        other = ~np.isfinite(b) & _alike(b, tolerance.exact) & ~_alike(a, tolerance.exact)
+        allowed = np.where(other, np.inf, allowed)
+    shown = compare(case, output, (_name(eager), _name(model)), a, b, allowed, tolerance.decisions)
     if tolerance.exact is None or shown.failed in ("dtype", "shape"):
         return shown
     off = {
@@ -74,6 +93,27 @@ def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: To
     elif shown.failed in ("nan", "inf"):
         detail += f"; in float64 it is {tolerance.exact[shown.at]:g}"
     return replace(shown, detail=detail, eager_ratio=off["eager"], model_ratio=off["model"])
+
+
+def _alike(a: Array, b: Array) -> npt.NDArray[np.bool_]:
+    """Return where both are NaN, or the same infinity."""
+    alike: npt.NDArray[np.bool_] = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
+    return alike
+
+
+def _decided(eager: Array, model: Array, limits: Array, decisions: Array) -> npt.NDArray[np.bool_]:
+    """Return where the model's value is one that eager may have had: as a run gives it, or between the runs'.
+
+    Between them where they are many, for then the runs are a sample of what may be.
+    """
+    with np.errstate(invalid="ignore"):
+        low, high = np.minimum(decisions.min(0), eager), np.maximum(decisions.max(0), eager)
+        ranked = np.sort(decisions, axis=0)
+        many = 1 + (np.diff(ranked, axis=0) > limits).sum(0) > len(decisions) / 4
+        near = (np.abs(decisions - model) <= limits).any(0)
+        # what parts by less than is allowed for rounding is no decision
+        decided: npt.NDArray[np.bool_] = (high - low > limits) & (near | (many & (low <= model) & (model <= high)))
+    return decided
 
 
 def histogram(eager: Any = (), model: Any = (), tolerance: Tolerance | None = None) -> npt.NDArray[np.int64]:

@@ -1,12 +1,13 @@
 """Differences between runtimes that are documented: each a folder with what is known, and the smallest file showing it.
 
-A folder holds `difference.json`, `model.onnx` and `inputs.npz`. The matrix marks what an entry covers, so that what is
-not documented stands out.
+A folder holds `difference.json`, `model.onnx` and `inputs.npz`. The matrix and verdicts mark what an entry covers, so
+that what is not documented stands out. What ONNX Runtime's own operators do with NaN, whatever file has them, is in
+`OPERATORS`, and every verdict knows it.
 """
 
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ class Difference:
     """One documented difference.
 
     kind: "differs" or "cannot". strategies, dtypes, values: patterns as fnmatch has them ("*", "NaN in *") that say
-    where it shows; message: text that the runtime's error or the finding's detail contains, "" for any.
+    where it shows; message: text that the runtime's error or the finding's detail contains, "" for any. operators:
+    those of ONNX that have it, for networks; where the values are NaN, only if NaN reaches one of them.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Difference:
     dtypes: tuple[str, ...] = ("*",)
     values: tuple[str, ...] = ("*",)
     message: str = ""
+    operators: tuple[str, ...] = ()
 
     def covers(self, strategy: str, runtime: str, dtype: str, kind: str, values: str, detail: str) -> bool:
         """Return whether a problem of the matrix is this difference."""
@@ -39,6 +42,96 @@ class Difference:
             and _any(values, self.values)
             and self.message in detail
         )
+
+
+_CPU = "onnxruntime_cpu"
+_NAN = ("NaN*",)
+OPERATORS = (
+    Difference(
+        "onnxruntime-nan-in-maxima-and-minima",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider loses NaN in ReduceMax, ReduceMin and MaxPool",
+        "Its kernels compare, and a comparison with NaN is false: what comes out is the largest or the least of the "
+        "others. amax, amin, max and max_pool of PyTorch hand NaN on. Max and Min of several inputs, which the fusions "
+        "are written with, do so too.",
+        strategies=(),
+        values=_NAN,
+        operators=("ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool"),
+    ),
+    Difference(
+        "onnxruntime-nan-in-selections",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider does not take NaN for the largest in TopK, ArgMax and ArgMin",
+        "PyTorch takes NaN for larger than any number in topk, sort and argmax, and for less in argmin; ONNX does not "
+        "say where it stands, and the kernels leave it where their comparisons happen to.",
+        strategies=(),
+        values=_NAN,
+        operators=("TopK", "ArgMax", "ArgMin"),
+    ),
+    Difference(
+        "onnxruntime-nan-in-recurrent-networks",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider loses NaN in LSTM and GRU",
+        "Its kernels clip what their activations are given, and clipping turns NaN into a number: a step with NaN in "
+        "it comes out finite, and so does what follows. PyTorch hands NaN on.",
+        strategies=(),
+        values=_NAN,
+        operators=("LSTM", "GRU"),
+    ),
+    Difference(
+        "onnxruntime-sign-of-nan",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider gives NaN for Sign of NaN",
+        "PyTorch gives 0.",
+        strategies=(),
+        values=_NAN,
+        operators=("Sign",),
+    ),
+)
+"""What ONNX Runtime's own operators do; `docs/differences` has the smallest file of each."""
+
+
+def in_network(
+    differences: Iterable[Difference], model: Any, providers: Sequence[str], values: str, tensors: Sequence[Any]
+) -> str:
+    """Return the titles of the differences that an operator in the model has on these values; empty where none has.
+
+    Args:
+        differences: what is known.
+        model: as `verify` takes it.
+        providers: what the session runs on.
+        values: the class of values.
+        tensors: the model's inputs.
+    """
+    if [*providers] != ["CPUExecutionProvider"]:
+        return ""
+    entries = [d for d in differences if d.runtime == _CPU and d.operators and _any(values, d.values)]
+    if not entries:
+        return ""
+    import onnx.inliner
+
+    from fusion_onnx.verification.locate.graph import Graph, loaded
+
+    graph = Graph(onnx.inliner.inline_local_functions(loaded(model)), [])
+    nodes = {i: d for d in entries for i, node in enumerate(graph.nodes) if node.op_type in d.operators}
+    if not nodes:
+        return ""
+    names = [name for i in nodes for name in graph.nodes[i].input if name]
+    arriving = graph.given(names, tensors)
+    titles = [
+        d.title
+        for i, d in nodes.items()
+        if d.values != _NAN or any(_has_nan(arriving[name]) for name in graph.nodes[i].input if name)
+    ]
+    return "; ".join(dict.fromkeys(titles))
+
+
+def _has_nan(value: Any) -> bool:
+    return bool((value != value).any())
 
 
 def _any(text: str, patterns: Sequence[str]) -> bool:

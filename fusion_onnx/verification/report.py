@@ -141,7 +141,7 @@ def _counted(count: int, one: str, many: str = "") -> str:
 
 def _check(place: int, check: Checked) -> Data:
     data = _data(check.verdict)
-    failed = [finding for finding in data["findings"] if finding["failed"]]
+    failed = [finding for finding in data["findings"] if not finding["passed"]]
     location = check.location if check.location is not None else data.get("location")
     if location is not None and not isinstance(location, Mapping):
         location = {key: getattr(location, key) for key in _LOCATION}

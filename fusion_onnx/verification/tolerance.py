@@ -8,8 +8,7 @@ one (u_s its unit roundoff, η_s its smallest subnormal). Where no strategy's bo
 eager execution loses against float64 is measured instead.
 """
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +21,23 @@ from torch.utils import _pytree as pytree
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
+from fusion_onnx.verification.shadow import LARGER, Shadows
 
 Array = npt.NDArray[np.float64]
 
 FACTOR = 8
-PROBES = 8
+SHADOWS = 12
 BITS = "0: the strategy fixes the order of operations, so eager and the CPU provider give the same bits"
 DERIVED = "E(eager) + E(model): the strategy's own bound, entry by entry, in float64 for these inputs"
 MEASURED = (
-    f"{FACTOR} × the largest |eager − float64| over {PROBES} + 1 draws of the input, + 4 (u |y| + η) "
-    "(u, η: unit roundoff and smallest subnormal of the output's dtype)"
+    f"{FACTOR} × what rounding in each operator does to the entry, in {SHADOWS} runs in float64 with errors put in "
+    "(or eager's own distance from float64), + 4 (u |y| + η) (u, η: unit roundoff and smallest subnormal of the dtype)"
 )
 UNMEASURED = (
     "256 u max |y| (u: unit roundoff of the output's dtype): the module cannot be run in float64, "
-    "so its own error cannot be measured"
+    "so what rounding does in it cannot be measured"
 )
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
-_DOUBLE_PER_SINGLE = 2.0**-29  # the machine epsilon of float64 over that of float32
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Tolerance:
     tested: Array
     rule: str
     bits: bool = False
+    decisions: Array | None = None
 
     @property
     def allowed(self) -> Array:
@@ -127,90 +127,114 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 class Measured:
-    """The tolerance of a module for which no bound is derived: what it loses against its own copy in float64."""
+    """The tolerance of a module for which no bound is derived: what rounding does to each entry of its outputs.
 
-    def __init__(self, module: torch.nn.Module, args: tuple[Any, ...], eager: Sequence[Tensor]) -> None:
+    The module is run with shadows in float64. An entry may be off by 8 times what they part at most there, and by more
+    where eager execution is further from float64 than they say: what a kernel loses beyond one rounding an operator
+    shows in a tenth of an output's entries at least, and is measured there.
+    """
+
+    def __init__(self, run: Callable[..., Any], module: torch.nn.Module) -> None:
         self.rule = MEASURED
-        self._module = module
+        self._run = run
+        self._shared = [*module.parameters(), *module.buffers()]
+        self._scales: dict[int, float] = {}
+
+    def __call__(
+        self, args: tuple[Any, ...], eager: Sequence[Tensor], hostile: bool = False, count: int = SHADOWS
+    ) -> list[Tolerance]:
+        """Return the tolerance of each output at these inputs, from so many shadows."""
         try:
-            self._exact, self._single = copy.deepcopy(module).double(), copy.deepcopy(module).float()
-            self._lost = self._draws(args, PROBES, eager)
+            shadows, ys = self._shadows(args, eager, count=count, underflow=hostile)
         except Exception:  # whatever a module that was not made for float64 may raise
             self.rule = UNMEASURED
-            finite = [array(y)[np.isfinite(array(y))] for y in eager]
-            largest = [float(np.abs(y).max(initial=0)) for y in finite]
-            self._lost = [256 * unit(y.dtype) * size for y, size in zip(eager, largest, strict=True)]
+            return [self._constant(y) for y in eager]
+        return [self._entrywise(shadows, i, *pair, hostile) for i, pair in enumerate(zip(eager, ys, strict=True))]
 
-    def __call__(self, args: tuple[Any, ...], eager: Sequence[Tensor], hostile: bool = False) -> list[Tolerance]:
-        """Return the tolerance for each output at these inputs; hostile ones are of another size, so measured anew."""
-        if self.rule == UNMEASURED:
-            return [self._constant(y, lost) for y, lost in zip(eager, self._lost, strict=True)]
-        lost = self._draws(args, PROBES // 2, eager) if hostile else self._lost
-        truths = outputs(self._exact, _cast(args, torch.float64))
-        found = []
-        for y, truth, largest in zip(eager, truths, lost, strict=True):
-            near, far = array(y), array(truth)
-            size = np.abs(np.where(np.isfinite(near), near, 0))
-            arithmetic = Arithmetic(y.dtype if y.dtype.is_floating_point else torch.float64)
-            each = FACTOR / 2 * largest + 2 * (arithmetic.u * size + arithmetic.eta) * y.dtype.is_floating_point
-            if near.shape == far.shape:  # finite in float64 and not in eager: the order of its sums decided that
-                each = np.where(np.isfinite(far) & ~np.isfinite(near), np.inf, each)
-            exact = far if y.dtype != torch.float64 and near.shape == far.shape else None
-            found.append(Tolerance(exact, each, each, self.rule))
-        return found
+    def decisions(self, args: tuple[Any, ...], eager: Sequence[Tensor]) -> list[Array | None]:
+        """Return what each output is, (runs, ...), where what rounding may decide is decided in several ways."""
+        try:
+            shadows, ys = self._shadows(args, eager, count=SHADOWS, free=True)
+        except Exception:
+            return [None] * len(eager)
+        runs = [[array(s) for s in shadows.of(y)] for y in ys]
+        return [np.stack(r) if all(a.shape == y.shape for a in r) else None for r, y in zip(runs, eager, strict=True)]
 
-    def _constant(self, y: Tensor, lost: float) -> Tolerance:
-        each = np.full(y.shape, lost / 2)
+    def _shadows(self, args: tuple[Any, ...], eager: Sequence[Tensor], **options: Any) -> tuple[Shadows, list[Tensor]]:
+        larger = LARGER if any(y.dtype == torch.float64 for y in eager) else 1.0
+        shadows = Shadows(shared=self._shared, larger=larger, **options)
+        with shadows:
+            ys = outputs(self._run, args)
+        if [y.shape for y in ys] != [y.shape for y in eager]:
+            raise RuntimeError("other shapes than eager execution's")
+        return shadows, ys
+
+    def _entrywise(self, shadows: Shadows, i: int, eager: Tensor, y: Tensor, hostile: bool) -> Tolerance:
+        near = array(eager)
+        if not eager.dtype.is_floating_point:
+            return Tolerance(None, np.zeros_like(near), np.zeros_like(near), self.rule)
+        truth, spread = array(shadows.of(y)[0]), array(shadows.spread(y))
+        known = np.isfinite(near) & np.isfinite(truth)
+        spread = np.where(known, np.nan_to_num(spread, nan=np.inf), 0.0)
+        off = np.zeros_like(near)
+        if eager.dtype != torch.float64:
+            np.abs(np.subtract(near, truth, where=known, out=off), out=off)
+            scale = max(_scale(off[known], spread[known]), 1.0 if hostile else self._scales.get(i, 1.0))
+            if not hostile:
+                self._scales[i] = scale
+            spread = np.maximum(scale * spread, off)
+        arithmetic = Arithmetic(eager.dtype)
+        size = np.where(np.isfinite(near), np.abs(near), 0)
+        each = FACTOR / 2 * spread + 2 * (arithmetic.u * size + arithmetic.eta)
+        # finite in float64 and not in eager: the order of its sums decided that
+        each = np.where(np.isfinite(truth) & ~np.isfinite(near), np.inf, each)
+        return Tolerance(truth if eager.dtype != torch.float64 else None, each, each, self.rule)
+
+    def _constant(self, y: Tensor) -> Tolerance:
+        near = array(y)
+        largest = float(np.abs(near[np.isfinite(near)]).max(initial=0))
+        each = np.full(near.shape, 128 * unit(y.dtype) * largest)
         return Tolerance(None, each, each, self.rule)
 
-    def _draws(self, args: tuple[Any, ...], count: int, given: Sequence[Tensor]) -> list[float]:
-        """Return, for each output, the largest |eager - float64| over the inputs, for which it is given, and others.
 
-        A float64 module has nothing better to be compared with: what float32 loses against it, times the ratio of
-        their machine epsilons, says how much it loses itself.
-        """
-        generator = torch.Generator().manual_seed(1)
-        largest = [0.0] * len(given)
-        double = any(y.dtype == torch.float64 for y in given)
-        for draw in range(count + 1):
-            tried, eager = args, given
-            if draw:
-                leaves, spec = pytree.tree_flatten(args)
-                tried = pytree.tree_unflatten(
-                    [resampled(t, 0, t.shape[0], generator) if isinstance(t, Tensor) and t.ndim else t for t in leaves],
-                    spec,
-                )
-                eager = outputs(self._module, tried)
-            truth = outputs(self._exact, _cast(tried, torch.float64))
-            coarse = outputs(self._single, _cast(tried, torch.float32)) if double else eager
-            for i, (a, b, c) in enumerate(zip(eager, truth, coarse, strict=True)):
-                lost, ratio = (c, _DOUBLE_PER_SINGLE) if a.dtype == torch.float64 else (a, 1.0)
-                with np.errstate(invalid="ignore"):  # inf - inf
-                    difference = np.abs(array(lost) - array(b)) * ratio
-                finite = difference[np.isfinite(difference)]
-                largest[i] = max(largest[i], float(finite.max(initial=0)))
-        return largest
+def _scale(off: Array, spread: Array) -> float:
+    """Return how many times further eager is from float64 than shadows part, for a tenth of the entries; 1 or more."""
+    apart = spread > 0
+    ratios = off[apart] / spread[apart]
+    return max(float(np.quantile(ratios, 0.9)), 1.0) if ratios.size else 1.0
 
 
-def outputs(module: torch.nn.Module, args: Sequence[Any]) -> list[Tensor]:
+def outputs(run: Callable[..., Any], args: Sequence[Any]) -> list[Tensor]:
     """Run a module, and return the tensors it gives."""
     with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(module(*args)) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in pytree.tree_leaves(run(*args)) if isinstance(leaf, Tensor)]
 
 
 def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return the tensor with another size along an axis; values drawn from its own, whole slices for whole numbers."""
+    """Return the tensor with another size along an axis; values drawn from its own, whole slices for whole numbers.
+
+    Where its values all differ, so do those that are drawn: beyond their number, values between two of them are taken.
+    """
     shape = [size if i == axis else s for i, s in enumerate(tensor.shape)]
+    tensor = tensor.detach()
     if tensor.numel() == 0 or size == 0:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     if not tensor.dtype.is_floating_point:
         rows = torch.randint(tensor.shape[axis], (size,), generator=generator).to(tensor.device)
-        return tensor.detach().index_select(axis, rows)
-    chosen = torch.randint(tensor.numel(), (int(np.prod(shape)),), generator=generator).to(tensor.device)
-    return tensor.detach().flatten()[chosen].reshape(shape)
-
-
-def _cast(args: tuple[Any, ...], dtype: torch.dtype) -> Any:
-    return pytree.tree_map_only(
-        Tensor, lambda t: t.detach().to(dtype) if t.dtype.is_floating_point else t.detach(), args
-    )
+        return tensor.index_select(axis, rows)
+    count, values = int(np.prod(shape)), tensor.flatten()
+    if values.unique().numel() < values.numel():
+        return values[torch.randint(values.numel(), (count,), generator=generator).to(tensor.device)].reshape(shape)
+    order = torch.randperm(values.numel(), generator=generator)[:count].to(tensor.device)
+    drawn = values[order]
+    if len(drawn) < count:
+        first, second = torch.randint(values.numel(), (2, count - len(drawn)), generator=generator).to(tensor.device)
+        share = torch.rand(first.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        whole = bool((values == values.round()).all())
+        between = (
+            torch.where(share < 0.5, values[first], values[second])
+            if whole
+            else values[first].lerp(values[second], share.to(values))
+        )
+        drawn = torch.cat([drawn, between])
+    return drawn.reshape(shape)

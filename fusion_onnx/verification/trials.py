@@ -11,6 +11,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import TensorInfo
 from fusion_onnx.verification import battery
+from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.tolerance import bare_call, derived, outputs, resampled
 
 ROWS, LARGEST = 257, 2**24
@@ -24,6 +25,8 @@ class Trial:
     args: tuple[Any, ...]
     hostile: bool = False
     numpy: bool = False  # hand the tensors to the session as numpy arrays, strides and all
+    optional: bool = False  # a module need not be made for it
+    finite: bool = True
 
 
 def tensors_of(args: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -56,15 +59,59 @@ def sizes(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any,
         for name, where in axes.items():
             for i, axis in where:
                 resized[i] = resampled(resized[i], axis, wanted[name], generator)
-        trials.append(Trial(_label(wanted), pytree.tree_unflatten(resized, spec)))
+        small = min(wanted.values(), default=2) < 2
+        trials.append(Trial(_label(wanted), pytree.tree_unflatten(resized, spec), optional=small))
     return trials
 
 
-def hostile(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+def masks(args: tuple[Any, ...]) -> list[Trial]:
+    """Return the inputs with the first row of each boolean one all false, the second all true, the others drawn.
+
+    A mask that is nowhere empty in the example may be so for a sample whose modality is missing.
+    """
+    leaves, spec = pytree.tree_flatten(args)
+    generator = torch.Generator().manual_seed(5)
+    drawn = list(leaves)
+    for i in _places(leaves):
+        if leaves[i].dtype == torch.bool and leaves[i].numel():
+            drawn[i] = torch.randint(2, leaves[i].shape, generator=generator).bool().to(leaves[i].device)
+            rows = drawn[i] if drawn[i].ndim else drawn[i][None]
+            rows[0] = False
+            rows[1:2] = True
+    masks = [leaf for leaf, new in zip(leaves, drawn, strict=True) if leaf is not new]
+    return [Trial("masks", pytree.tree_unflatten(drawn, spec), optional=True)] if masks else []
+
+
+def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+    """Return the inputs with NaN in one row of each floating one, and infinities in two others, where rows are.
+
+    Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's.
+    """
+    leaves, spec = pytree.tree_flatten(args)
+    generator = torch.Generator().manual_seed(6)
+    floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
+    spoilt = list(leaves)
+    values = (torch.nan, torch.inf, -torch.inf)
+    for k, i in enumerate(floating):
+        tensor = spoilt[i] = leaves[i].detach().clone()
+        rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
+        for j, value in enumerate(values[: 1 if len(rows) < len(values) * len(floating) else None]):
+            row = (k + j * len(floating)) % len(rows)
+            rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
+        spoilt[i] = rows.reshape(tensor.shape)
+    return (
+        [Trial("NaN and Inf", pytree.tree_unflatten(spoilt, spec), True, optional=True, finite=False)]
+        if floating
+        else []
+    )
+
+
+def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
     """Return every class of values of the battery in the floating inputs.
 
     A fusion's own parameters, where they are an input, stay as given but for NaN and Inf.
     """
+    module = run.module
     leaves, spec = pytree.tree_flatten(args)
     tensors = _places(leaves)
     floating = [i for i in tensors if leaves[i].dtype.is_floating_point and leaves[i].ndim]
@@ -72,7 +119,7 @@ def hostile(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[An
     call = bare_call(module, args)
     kept = {i for i in floating if isinstance(module, Fusion) and call is not None and leaves[i] is call[2]}
     bounded = call is not None and derived(*call) is not None  # says itself where the order decides what overflows
-    largest = None if bounded else _largest(module, leaves, spec, floating)
+    largest = None if bounded else _largest(run, leaves, spec, floating)
     trials = []
     for name, drawn in battery.values([leaves[i] for i in floating], names, largest=largest):
         spoilt = " in " in name
@@ -80,7 +127,8 @@ def hostile(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[An
         for i, tensor in zip(floating, drawn, strict=True):
             if i not in kept or (spoilt and not tensor.isfinite().all()):
                 mixed[i] = tensor
-        trials.append(Trial(name, pytree.tree_unflatten(mixed, spec), hostile=True))
+        finite = all(t.isfinite().all() for t in drawn)
+        trials.append(Trial(name, pytree.tree_unflatten(mixed, spec), hostile=True, finite=finite))
     return trials
 
 
@@ -123,12 +171,12 @@ def layouts(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
     return trials
 
 
-def _largest(module: torch.nn.Module, leaves: list[Any], spec: Any, floating: list[int]) -> float:
+def _largest(run: Repeatable, leaves: list[Any], spec: Any, floating: list[int]) -> float:
     """Return how large a network's inputs may be without overflow in it, where no bound says what overflows."""
     largest = min((torch.finfo(leaves[i].dtype).max for i in floating), default=1.0)
     while largest > 16:
         filled = [torch.full_like(leaf, largest) if i in floating else leaf for i, leaf in enumerate(leaves)]
-        if all(y.isfinite().all() for y in outputs(module, pytree.tree_unflatten(filled, spec))):
+        if all(y.isfinite().all() for y in outputs(run, pytree.tree_unflatten(filled, spec))):
             break
         largest /= 16
     return largest / 16

@@ -16,8 +16,10 @@ class Finding:
     two did not run; fusion where the outputs are right and a fusion by itself is not), empty where all passed;
     error: the largest |model - eager|; ratio: the largest error / tolerance, and at: the entry that has it, with
     the tolerance there; undetermined: how many entries the order of operations decides, so that nothing was
-    compared; eager_ratio, model_ratio: how far each is from float64, as a share of its own part of the tolerance
-    (None where float64 is no better).
+    compared; flips: how many entries are as a comparison or a rounding gives them that came out the other way, where
+    rounding decides it; eager_ratio, model_ratio: how far each is from float64, as a share of its own part of the
+    tolerance (None where float64 is no better); known: the difference of the runtime's own that the failed check shows,
+    with which the finding passes.
     """
 
     case: str
@@ -33,14 +35,16 @@ class Finding:
     undetermined: int = 0
     eager_ratio: float | None = None
     model_ratio: float | None = None
+    flips: int = 0
+    known: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether all checks passed."""
-        return not self.failed
+        """Whether all checks passed, or what failed is a known difference of the runtime's own."""
+        return not self.failed or bool(self.known)
 
 
-SCHEMA = "fusion-onnx/verdict/1"
+SCHEMA = "fusion-onnx/verdict/2"
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,22 @@ class Verdict:
 
     @property
     def max_error(self) -> float:
-        """The largest |model - eager| over all outputs and batch sizes."""
-        return max((finding.error for finding in self.findings), default=0.0)
+        """The largest |model - eager| over all outputs and batch sizes, known differences aside."""
+        return max((finding.error for finding in self.findings if not finding.known), default=0.0)
 
     @property
     def max_ratio(self) -> float:
-        """ρ: the largest error / tolerance over all outputs, sizes and values."""
-        return max((finding.ratio for finding in self.findings), default=0.0)
+        """ρ: the largest error / tolerance over all outputs, sizes and values, known differences aside."""
+        return max((finding.ratio for finding in self.findings if not finding.known), default=0.0)
+
+    @property
+    def known(self) -> list[str]:
+        """What differs and is documented, each once: a title, and the cases that show it."""
+        cases: dict[str, list[str]] = {}
+        for finding in self.findings:
+            if finding.known:
+                cases.setdefault(finding.known, []).append(finding.case)
+        return [f"{title} ({', '.join(dict.fromkeys(where))})" for title, where in cases.items()]
 
     def __bool__(self) -> bool:
         return self.passed
@@ -78,6 +91,7 @@ class Verdict:
             "max_error": float(f"{self.max_error:.3g}"),
             "max_ratio": float(f"{self.max_ratio:.3g}"),
             "tolerance": self.rule,
+            "known": self.known,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +116,7 @@ class Verdict:
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for f in self.findings:
-            verdict = "[green]equal[/]" if f.passed else f"[red]{f.failed}[/]"
+            verdict = "[green]equal[/]" if not f.failed else f"[{'yellow' if f.known else 'red'}]{f.failed}[/]"
             numbers = (f"{f.error:.2e}", f"{f.tolerance:.2e}", f"{f.ratio:.2f}")
             table.add_row(f.case, escape(f"{f.output} {f.dtype}{list(f.shape)}"), *numbers, verdict)
         return table
@@ -110,12 +124,13 @@ class Verdict:
     @property
     def reasons(self) -> list[str]:
         """One line for each finding that failed: where, which check, and the numbers."""
-        return [f"{f.case}, {f.output or 'all outputs'}: {f.failed}: {f.detail}" for f in self.findings if f.failed]
+        return [f"{f.case}, {f.output or 'all outputs'}: {f.failed}: {f.detail}" for f in self.findings if not f.passed]
 
     def __str__(self) -> str:
         lines = [f"{'passed' if self.passed else 'FAILED'} on {', '.join(self.providers)}; tolerance: {self.rule}"]
         for f in self.findings:
-            what = "equal" if f.passed else f"{f.failed}: {f.detail}"
+            what = f"{f.failed}: {f.detail}" if f.failed else f"equal, {f.flips} flips" if f.flips else "equal"
+            what += f" [known: {f.known}]" if f.known else ""
             lines.append(f"  {f.case}, {f.output} {list(f.shape)} {f.dtype}: {what} (largest error {f.error:.3g})")
         return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from fusion_onnx.runtime import Session, TensorInfo, read_header
 from fusion_onnx.verification.compare import compare
 from fusion_onnx.verification.locate.graph import Graph, Group
 from fusion_onnx.verification.locate.recording import Call, Key, Noise, Recording, allowed, dtype_of, record
+from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.tolerance import Array, Tolerance, array, derived
 from fusion_onnx.verification.trials import Trial, tensors_of
 
@@ -61,14 +62,12 @@ class Subject:
     given: what eager gives on the inputs that `locate` was called with. graph: the model's, its fusions found.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, proto: "onnx.ModelProto", args: tuple[Any, ...], providers: Any
-    ) -> None:
-        self.module, self.args, self.providers = module, args, providers
+    def __init__(self, run: Repeatable, proto: "onnx.ModelProto", args: tuple[Any, ...], providers: Any) -> None:
+        self.run, self.module, self.args, self.providers = run, run.module, args, providers
         if providers != "cpu":
             Session(proto, providers, fuse=False)  # a provider that cannot be had is no fault of the file
         self.infos = read_header(proto.SerializeToString()).inputs
-        self.given = record(module, args)
+        self.given = record(run, args)
         # the CPU has no kernels for bfloat16
         home = providers if any(info.dtype == "bfloat16" for info in self.infos) else "cpu"
         metadata = {p.key: p.value for p in proto.metadata_props}

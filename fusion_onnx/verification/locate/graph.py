@@ -171,6 +171,23 @@ class Graph:
         session = self._sessions[key]
         return {**known, **dict(zip(names, session.run(*tensors), strict=True))}
 
+    def given(self, names: Sequence[str], tensors: Sequence[Any]) -> dict[str, Any]:
+        """Return some of the values by their names, those that the model makes for these inputs."""
+        known = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
+        wanted = [name for name in dict.fromkeys(names) if name not in known]
+        if not wanted:
+            return known
+        import onnx
+
+        part = onnx.ModelProto()
+        part.CopyFrom(self.proto)
+        del part.graph.output[:]
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        return {
+            **known,
+            **dict(zip(wanted, self._session(("given", *wanted), part, self.home).run(*tensors), strict=True)),
+        }
+
     def alone(self, group: Group, feeds: Mapping[str, Tensor], providers: Any, *, all_values: bool = False) -> Any:
         """Run a fusion's body in ONNX Runtime; return its output, or all values by name. Raises SessionError."""
         names = [name for node in group.nodes for name in node.output if name] if all_values else [group.output]

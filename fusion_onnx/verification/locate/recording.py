@@ -1,6 +1,5 @@
 """What eager execution gives to each fusion and gets from it, and how far each of these values is from float64."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
+from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.shadow import LARGER, Shadows
 from fusion_onnx.verification.tolerance import FACTOR, Array, array, unit
+from fusion_onnx.verification.watching import Watching
 
-_DOUBLE_PER_SINGLE = 2.0**-29  # the machine epsilon of float64 over that of float32
+RUNS = 4
+"""Shadows of every value are held at once: few."""
 _CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::detach")
 
 Key = tuple[str, str, int]
@@ -63,15 +65,15 @@ class Recording:
         yield from ((("any", "", i), value) for i, value in enumerate(self.values))
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(Watching):
     """Keeps a copy of every floating tensor that an operator returns, but for what casts and copies return."""
 
     def __init__(self, into: Recording) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.into, self.paused = into, False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         name = func._schema.name
         if not self.paused and name not in _CASTS:
             for leaf in pytree.tree_leaves(result):
@@ -81,11 +83,11 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-def record(module: torch.nn.Module, args: Sequence[Any]) -> Recording:
-    """Run the module and return what passed through it; its hooks are gone afterwards. Raises what the module does."""
+def record(run: Repeatable, args: Sequence[Any]) -> Recording:
+    """Run a module and return what passed through it; its hooks are gone afterwards. Raises what the module does."""
     recording, taken = Recording(), dict[str, int]()
     watch = _Watch(recording)
-    paths = fusion_paths(module)
+    paths = fusion_paths(run.module)
 
     def hook(fusion: Any, given: tuple[Any, ...], named: dict[str, Any], _: Any) -> None:
         if watch.paused:
@@ -100,7 +102,7 @@ def record(module: torch.nn.Module, args: Sequence[Any]) -> Recording:
     hooks = [fusion.register_forward_hook(hook, with_kwargs=True) for fusion in paths]
     try:
         with torch.no_grad(), watch:
-            outputs = module(*args)
+            outputs = run(*args)
     finally:
         for handle in hooks:
             handle.remove()
@@ -133,47 +135,41 @@ def _seen(fusion: Fusion, path: str, taken: dict[str, int], x: Any, w: Any = Non
 
 
 class Noise:
-    """How far each value of eager execution is from float64: the largest distance over all runs it was given."""
+    """How far rounding may put each value of eager execution off: the largest over all runs it was given."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._module = module
+    def __init__(self, run: Repeatable) -> None:
+        self._run = run
         self._measured: dict[Key, float] = {}
         self._overflowed: set[Key] = set()
-        self._copies: dict[torch.dtype, torch.nn.Module | None] = {}
 
     def measure(self, args: Sequence[Any], eager: Recording) -> None:
-        """Take one run into account; a run that the module in float64 refuses is left out."""
-        double = self._again(args, torch.float64)
-        single = self._again(args, torch.float32) if _any_double(eager) else None
-        if double is None:
+        """Take one run into account; a run that cannot be followed in float64 is left out."""
+        larger = LARGER if _any_double(eager) else 1.0
+        parameters = [*self._run.module.parameters(), *self._run.module.buffers()]
+        shadows = Shadows(RUNS, shared=parameters, larger=larger)
+        try:
+            with shadows:
+                again = record(self._run, args)
+        except Exception:  # whatever a module that was not made for float64 may raise
             return
-        exact, coarse = dict(double.keyed()), {} if single is None else dict(single.keyed())
-        aligned = eager.operators == double.operators
+        aligned = eager.operators == again.operators
+        others = dict(again.keyed())
         for key, value in eager.keyed():
-            lost, ratio = (coarse.get(key), _DOUBLE_PER_SINGLE) if value.dtype == torch.float64 else (value, 1.0)
-            truth = exact.get(key)
-            if lost is None or truth is None or lost.shape != truth.shape or (key[0] == "any" and not aligned):
+            other = others.get(key)
+            if other is None or other.shape != value.shape or (key[0] == "any" and not aligned):
                 continue
+            exact, spread = array(shadows.of(other)[0]), array(shadows.spread(other))
             with np.errstate(invalid="ignore"):  # inf - inf
-                distance = np.abs(array(lost) - array(truth)) * ratio
-            known = np.isfinite(distance)
+                off = np.abs(array(value) - exact) if value.dtype != torch.float64 else np.zeros_like(exact)
+            known = np.isfinite(exact) & np.isfinite(spread) & np.isfinite(off)
             if not known.all() and np.isfinite(array(value)[~known]).any():
                 self._overflowed.add(key)  # float32 did, where float64 does not, so it says nothing of float64's error
-            self._measured[key] = max(self._measured.get(key, 0.0), float(distance[known].max(initial=0.0)))
+            most = float(np.maximum(off, spread)[known].max(initial=0.0))
+            self._measured[key] = max(self._measured.get(key, 0.0), most)
 
     def allowed(self, key: Key, value: Tensor) -> Array:
         """Return what the model's value may differ by, entry by entry: 8 × the distance, + 4 u |y|."""
         return allowed(value, None if key in self._overflowed else self._measured.get(key))
-
-    def _again(self, args: Sequence[Any], dtype: torch.dtype) -> Recording | None:
-        try:
-            if dtype not in self._copies:
-                self._copies[dtype] = copy.deepcopy(self._module).to(dtype)
-            module = self._copies[dtype]
-            return None if module is None else record(module, cast(args, dtype))
-        except Exception:  # whatever a module that was not made for this dtype may raise
-            self._copies[dtype] = None
-            return None
 
 
 def allowed(value: Tensor, distance: float | None) -> Array:
@@ -183,13 +179,6 @@ def allowed(value: Tensor, distance: float | None) -> Array:
     if distance is None:
         return np.full_like(size, 256 * unit(value.dtype) * (size.max() if size.size else 0.0))
     return np.asarray(FACTOR * distance + 4 * unit(value.dtype) * size)
-
-
-def cast(args: Sequence[Any], dtype: torch.dtype) -> Any:
-    """Return the arguments with their floating tensors in another dtype."""
-    return pytree.tree_map_only(
-        Tensor, lambda t: t.detach().to(dtype) if t.dtype.is_floating_point else t.detach(), tuple(args)
-    )
 
 
 def dtype_of(value: Any) -> str:

@@ -16,6 +16,7 @@ from fusion_onnx.verification.locate.case import Case, Location, Subject
 from fusion_onnx.verification.locate.graph import loaded
 from fusion_onnx.verification.locate.outputs import wrong_outputs
 from fusion_onnx.verification.locate.recording import Noise, Recording, dtype_of, record
+from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.tolerance import resampled
 from fusion_onnx.verification.trials import Trial, tensors_of
 
@@ -41,8 +42,8 @@ def locate(
     module = getattr(module, "_orig_mod", module)
     args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     proto = loaded(model)
-    with evaluating(module):
-        subject = Subject(module, proto, args, providers)
+    with torch.random.fork_rng(), evaluating(module) as run:
+        subject = Subject(run, proto, args, providers)
         return _over_sizes(subject) or (_over_hostile(subject) if battery else None)
 
 
@@ -56,11 +57,11 @@ def _over_sizes(subject: Subject) -> Location | None:
     for trial in trials.sizes(subject.module, subject.infos, subject.args):
         try:
             given = trial.args is subject.args
-            tried.append((trial, subject.given if given else record(subject.module, trial.args)))
+            tried.append((trial, subject.given if given else record(subject.run, trial.args)))
         except Exception:
             fixed = _fixed(subject, trial)  # else the module is not made for this size
             tried += [(trial, fixed)] if fixed else []
-    noise = _noise(subject.module, [(trial.args, eager) for trial, eager in tried if isinstance(eager, Recording)])
+    noise = _noise(subject.run, [(trial.args, eager) for trial, eager in tried if isinstance(eager, Recording)])
     for trial, result in tried:
         found = result if isinstance(result, Location) else _first(Case(subject, trial, result, noise))
         if found:
@@ -71,12 +72,12 @@ def _over_sizes(subject: Subject) -> Location | None:
 def _over_hostile(subject: Subject) -> Location | None:
     """Return the first difference on the battery's values; each class has a noise of its own."""
     given = subject.infos, subject.args
-    for trial in [*trials.hostile(subject.module, *given), *trials.many_rows(*given)]:
+    for trial in [*trials.hostile(subject.run, *given), *trials.many_rows(*given)]:
         try:
-            eager = record(subject.module, trial.args)
+            eager = record(subject.run, trial.args)
         except Exception:  # not made for these values
             continue
-        found = _first(Case(subject, trial, eager, _noise(subject.module, [(trial.args, eager)])))
+        found = _first(Case(subject, trial, eager, _noise(subject.run, [(trial.args, eager)])))
         if found:
             return found
     return None
@@ -120,18 +121,18 @@ def _wrong_interface(case: Case, reason: str) -> Location:
     return case.found(None, "interface", reason, ", ".join(case.graph.inputs))
 
 
-def _noise(module: torch.nn.Module, runs: list[tuple[tuple[Any, ...], Recording]]) -> Noise:
+def _noise(run: Repeatable, runs: list[tuple[tuple[Any, ...], Recording]]) -> Noise:
     """Measure the runs and four more with values drawn from the largest's own: one may lose nothing by luck."""
     args = max((args for args, _ in runs), key=lambda a: sum(t.numel() for t in tensors_of(a)))
     generator = torch.Generator().manual_seed(1)
-    noise = Noise(module)
-    for run in runs:
-        noise.measure(*run)
+    noise = Noise(run)
+    for pair in runs:
+        noise.measure(*pair)
     for _ in range(4):
         leaves, spec = pytree.tree_flatten(args)
         drawn = [resampled(t, 0, len(t), generator) if isinstance(t, Tensor) and t.ndim else t for t in leaves]
         again = pytree.tree_unflatten(drawn, spec)
-        noise.measure(again, record(module, again))
+        noise.measure(again, record(run, again))
     return noise
 
 
@@ -148,7 +149,7 @@ def _fixed(subject: Subject, trial: Trial) -> Location | None:
     ]
     for chosen in [*([one] for one in fixed), fixed]:
         try:
-            record(subject.module, _resized(trial.args, chosen))
+            record(subject.run, _resized(trial.args, chosen))
         except Exception:
             continue
         i, axis, new = chosen[0]

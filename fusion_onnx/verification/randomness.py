@@ -1,0 +1,59 @@
+"""Whether a module gives the same for the same: what it draws at random in eval mode, and whatever else changes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.tolerance import outputs
+from fusion_onnx.verification.watching import Watching
+
+
+def repeats(run: Repeatable, args: tuple[Any, ...], once: Sequence[Tensor]) -> bool:
+    """Return whether the module gives these outputs again."""
+    again = outputs(run, args)
+    return len(once) == len(again) and all(
+        x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for x, y in zip(once, again, strict=True)
+    )
+
+
+def drawing(run: Repeatable, args: tuple[Any, ...]) -> str:
+    """Return the operators that draw random numbers of which the outputs are made; empty where there are none.
+
+    What is made of what is followed, not the values: two runs may draw the same by chance, and dropout in front of a
+    maximum may not show.
+    """
+    draws = _Draws()
+    with draws:
+        made = outputs(run, args)
+    return ", ".join(dict.fromkeys(draws.operators)) if any(draws.reach(y) for y in made) else ""
+
+
+class _Draws(Watching):
+    """Follows what is made of random numbers, by the memory in which it lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[str] = []
+        self._memory: dict[int, Any] = {}  # held, so that no other tensor gets the same place
+
+    def reach(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is made of random numbers."""
+        return tensor.untyped_storage().data_ptr() in self._memory
+
+    def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
+        reached = any(isinstance(leaf, Tensor) and self.reach(leaf) for leaf in pytree.tree_leaves((args, kwargs)))
+        result = func(*args, **kwargs)
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
+            self.operators.append(str(func.overloadpacket).removeprefix("aten."))
+            reached = True
+        if reached:
+            for leaf in pytree.tree_leaves(result):
+                if isinstance(leaf, Tensor):
+                    storage = leaf.untyped_storage()
+                    self._memory[storage.data_ptr()] = storage
+        return result
