@@ -44,5 +44,5 @@ def test_a_name_is_bound_across_outputs() -> None:
 
 def test_every_tensor_has_a_shape() -> None:
     """Fewer shapes than tensors are an error of the caller's."""
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         false_shapes([], [info("y", 1)], [], [])
