@@ -40,6 +40,39 @@ class Fault:
 
 FUSIONS = "fusion_onnx/fusions"
 FAULTS = (
+    # --- attention
+    Fault(
+        "bodies: attention, a query without a valid key takes the mean",
+        "exporters/fusion_exporters/attention.py",
+        "op.Where(empty, zero, _constant(1.0, query))",
+        "_constant(1.0, query)",
+        "test_attention",
+        "masks",
+    ),
+    Fault(
+        "bodies: attention, a query without a valid key is NaN",
+        "exporters/fusion_exporters/attention.py",
+        "return op.Max(mask, op.Where(empty, zero, lowest))",
+        "return mask",
+        "test_attention",
+        "masks",
+    ),
+    Fault(
+        "bodies: attention, causal from the last key",
+        "exporters/fusion_exporters/attention.py",
+        "op.Less(op.Unsqueeze(rows, [1]), columns)",
+        "op.Less(op.Add(op.Unsqueeze(rows, [1]), op.Sub(op.Shape(columns), op.Shape(rows))), columns)",
+        "test_attention",
+        "options",
+    ),
+    Fault(
+        "bodies: attention, torch's own translation",
+        "exporters/fusion_exporters/tracing.py",
+        "return {**fusions, **attention.translations()}",
+        "return fusions",
+        "test_attention",
+        "masks or nan",
+    ),
     # --- strategies: `fuse`
     Fault("strategies: max is min", f"{FUSIONS}/max.py", "torch.maximum", "torch.minimum", "test_strategies", "max"),
     Fault("strategies: max loses NaN", f"{FUSIONS}/max.py", "torch.maximum", "torch.fmax", "test_strategies", "max"),

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
 
+from fusion_exporters import attention
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
@@ -93,8 +94,12 @@ def quiet() -> Iterator[None]:
 
 
 def translations() -> dict[Any, Any]:
-    """Return the table that keeps each fusion's torch op as one node of our domain, whatever the optimiser does."""
-    return {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
+    """Return the table that keeps each fusion's torch op as one node of our domain, whatever the optimiser does.
+
+    Beside them: what torch's own translations get wrong.
+    """
+    fusions = {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
+    return {**fusions, **attention.translations()}
 
 
 def _translation(packet: Any, name: str) -> Any:
