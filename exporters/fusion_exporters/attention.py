@@ -76,12 +76,14 @@ def _mask(mask: Any, query: Any) -> tuple[Any, Any]:
 
 def _scale(query: Any, scale: float | None) -> Any:
     """Return the number that the products are multiplied with, by default 1 / √E."""
-    if scale is not None:
-        return _constant(scale, query)
     features = query.shape[-1]
-    if isinstance(features, int):
-        return _constant(1 / math.sqrt(features) if features else 0.0, query)
-    return op.Reciprocal(op.Sqrt(op.Cast(op.Shape(query, start=-1), to=query.dtype)))
+    if scale is None and not isinstance(features, int):
+        return op.Reciprocal(op.Sqrt(op.Cast(op.Shape(query, start=-1), to=query.dtype)))
+    number = 1 / math.sqrt(max(features, 1)) if scale is None else scale
+    if query.dtype == ir.DataType.DOUBLE and isinstance(features, int):
+        # one number for each feature: ONNX Runtime rounds a single one to float32 when it merges it into the product
+        return op.Constant(value=ir.tensor(np.full(features, number)))
+    return _constant(number, query)
 
 
 def _causal(query: Any, key: Any) -> Any:
