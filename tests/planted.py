@@ -73,6 +73,14 @@ FAULTS = (
         "test_attention",
         "masks or nan",
     ),
+    Fault(
+        "files: an LSTM's time is declared as the example's",
+        "exporters/fusion_exporters/tracing.py",
+        "with quiet(), _recurrent(), torch.no_grad():",
+        "with quiet(), torch.no_grad():",
+        "test_declared",
+        "recurrent",
+    ),
     # --- strategies: `fuse`
     Fault("strategies: max is min", f"{FUSIONS}/max.py", "torch.maximum", "torch.minimum", "test_strategies", "max"),
     Fault("strategies: max loses NaN", f"{FUSIONS}/max.py", "torch.maximum", "torch.fmax", "test_strategies", "max"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
+from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
 from fusion_exporters import attention
 from fusion_exporters.inputs import ExportError, Signature
@@ -27,7 +29,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), _recurrent(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
@@ -55,10 +57,14 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
 def limits(program: Any) -> dict[str, str]:
     """Return the largest size of each axis for which a traced program holds, where there is one.
 
-    A module that takes one branch for small batches and another for large ones was traced in one of them.
+    A module that takes one branch for small batches and another for large ones was traced in one of them. A size that
+    depends on data, as nonzero's, has no limit but that of its type.
     """
     ranges = getattr(program, "range_constraints", {})
-    return {str(symbol): str(allowed.upper) for symbol, allowed in ranges.items() if str(allowed.upper).isdigit()}
+    found = {str(symbol): str(allowed.upper) for symbol, allowed in ranges.items()}
+    return {
+        symbol: largest for symbol, largest in found.items() if largest.isdigit() and int(largest) < sys.maxsize - 1
+    }
 
 
 def _reason(error: BaseException, inputs: Signature) -> str:
@@ -91,6 +97,24 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _recurrent() -> Iterator[None]:
+    """Keep the time axis of LSTM and GRU dynamic from the first to the last step of torch.onnx.export.
+
+    It does so itself in its first step alone: in the next one, torch's own kernel takes the example's length for a
+    constant. And what torch keeps of the one kernel is wrong for the other, so a process's second export would fail.
+    """
+    operators = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
+    try:
+        with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
+            for operator in operators:
+                operator._dispatch_cache.clear()
+            yield
+    finally:
+        for operator in operators:
+            operator._dispatch_cache.clear()
 
 
 def translations() -> dict[Any, Any]:
