@@ -81,6 +81,21 @@ FAULTS = (
         "test_declared",
         "recurrent",
     ),
+    Fault(
+        "files: an epsilon is rounded to float32",
+        "exporters/fusion_exporters/tracing.py",
+        "    doubles.keep_digits(program.model)\n",
+        "",
+        "test_doubles",
+    ),
+    Fault(
+        "files: a number beside a float64 is rounded to float32",
+        "exporters/fusion_exporters/tracing.py",
+        ", **doubles.translations()",
+        "",
+        "test_doubles",
+        "numbers",
+    ),
     # --- strategies: `fuse`
     Fault("strategies: max is min", f"{FUSIONS}/max.py", "torch.maximum", "torch.minimum", "test_strategies", "max"),
     Fault("strategies: max loses NaN", f"{FUSIONS}/max.py", "torch.maximum", "torch.fmax", "test_strategies", "max"),

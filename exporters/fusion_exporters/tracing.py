@@ -13,7 +13,7 @@ import torch
 from onnxscript.values import Op, Opset
 from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
-from fusion_exporters import attention
+from fusion_exporters import attention, doubles
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
@@ -51,6 +51,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
             f"the module does something else where a dynamic axis is larger than {largest} ({symbol}); an "
             "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
         )
+    doubles.keep_digits(program.model)
     return program.model
 
 
@@ -123,7 +124,7 @@ def translations() -> dict[Any, Any]:
     Beside them: what torch's own translations get wrong.
     """
     fusions = {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
-    return {**fusions, **attention.translations()}
+    return {**fusions, **attention.translations(), **doubles.translations()}
 
 
 def _translation(packet: Any, name: str) -> Any:

@@ -1,0 +1,129 @@
+"""Numbers in float64 with all their digits: attributes of ONNX operators are float32, and so are torch's scalars.
+
+What the digits change is written in operators that take the number as a float64 tensor.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx_ir import tape
+from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops import core
+
+op: Any = opset18
+
+
+def translations() -> dict[Any, Any]:
+    """Return the table that torch.onnx.export takes: a number beside a tensor in the tensor's own dtype."""
+    return {torch.ops.aten.scalar_tensor.default: _scalar}
+
+
+def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
+    if isinstance(s, (bool, int, float)) and dtype == ir.DataType.DOUBLE:
+        return op.Constant(value=ir.tensor(s, dtype=ir.DataType.DOUBLE))
+    return core.aten_scalar_tensor(s, dtype)
+
+
+def keep_digits(model: ir.Model) -> None:
+    """Write nodes over float64 anew whose numbers a float32 does not hold."""
+    for node in list(model.graph.all_nodes()):
+        x = node.inputs[0] if node.inputs else None
+        if node.domain or x is None or x.dtype != ir.DataType.DOUBLE or node.op_type not in _FORMS:
+            continue
+        make = _Writing()
+        y = _FORMS[node.op_type](make, node, x)
+        if y is None:
+            continue
+        for new in make.nodes:
+            new.metadata_props.update(node.metadata_props)
+        old = node.outputs[0]
+        y.name, y.shape, y.type = old.name, old.shape, old.type
+        assert node.graph is not None
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], make.nodes, [old], [y])
+
+
+class _Writing(tape.Tape):
+    """Nodes that are written as calls: `make.Mul(x, y)`."""
+
+    def __getattr__(self, name: str) -> Callable[..., ir.Value]:
+        return lambda *inputs, **attributes: self.op(name, inputs, attributes)
+
+
+def _number(node: ir.Node, name: str, default: float) -> float | None:
+    """Return an attribute's number where a float32 does not hold it."""
+    number = node.attributes.get_float(name, default)
+    return None if number is None or float(np.float32(number)) == number else float(number)
+
+
+def _double(make: Any, number: Any) -> Any:
+    return make.Constant(value=ir.tensor(np.asarray(number, dtype=np.float64)))
+
+
+def _axes(make: Any, axes: list[int]) -> Any:
+    return make.Constant(value_ints=axes)
+
+
+def _normalized(make: Any, x: Any, variance: Any, epsilon: float) -> Any:
+    # times a reciprocal: ONNX Runtime takes a quotient for its own operator again, with epsilon as an attribute
+    return make.Mul(x, make.Reciprocal(make.Sqrt(make.Add(variance, _double(make, epsilon)))))
+
+
+def _layer_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    epsilon = _number(node, "epsilon", 1e-5)
+    if epsilon is None or x.shape is None or any(output.uses() for output in node.outputs[1:]):
+        return None
+    axes = list(range(node.attributes.get_int("axis", -1) % len(x.shape), len(x.shape)))
+    apart = make.Sub(x, make.ReduceMean(x, _axes(make, axes)))
+    y = _normalized(make, apart, make.ReduceMean(make.Mul(apart, apart), _axes(make, axes)), epsilon)
+    _, scale, bias = (*node.inputs, None)[:3]
+    y = make.Mul(y, scale)
+    return y if bias is None else make.Add(y, bias)
+
+
+def _batch_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    epsilon = _number(node, "epsilon", 1e-5)
+    if epsilon is None or x.shape is None or node.attributes.get_int("training_mode", False):
+        return None
+    behind = list(range(1, len(x.shape) - 1))
+    scale, bias, mean, variance = (make.Unsqueeze(v, _axes(make, behind)) if behind else v for v in node.inputs[1:])
+    return make.Add(make.Mul(_normalized(make, make.Sub(x, mean), variance, epsilon), scale), bias)
+
+
+def _leaky_relu(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    alpha = _number(node, "alpha", 0.01)
+    if alpha is None:
+        return None
+    return make.Where(make.Greater(x, _double(make, 0.0)), x, make.Mul(x, _double(make, alpha)))
+
+
+def _elu(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    alpha = _number(node, "alpha", 1.0)
+    if alpha is None:
+        return None
+    return make.Where(make.Greater(x, _double(make, 0.0)), x, make.Mul(make.Elu(x), _double(make, alpha)))
+
+
+def _scaled(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    """Keep ONNX Runtime from merging a scalar into the product beside it, as a float32: it leaves a row of it alone."""
+    number = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+    columns = x.shape[-1] if x.shape else None
+    if number is None or len(number.shape) or not isinstance(columns, int) or columns < 2:
+        return None
+    beside = [x.producer(), *(use.node for use in node.outputs[0].uses())]
+    scalar = float(number.numpy())
+    if float(np.float32(scalar)) == scalar or not {n.op_type for n in beside if n} & {"MatMul", "Transpose"}:
+        return None
+    return getattr(make, node.op_type)(x, _double(make, np.full(columns, scalar)))
+
+
+_FORMS: dict[str, Callable[[Any, ir.Node, ir.Value], Any]] = {
+    "LayerNormalization": _layer_normalization,
+    "BatchNormalization": _batch_normalization,
+    "LeakyRelu": _leaky_relu,
+    "Elu": _elu,
+    "Mul": _scaled,
+    "Div": _scaled,
+}
