@@ -23,7 +23,7 @@ def built_in(ort: Any) -> bool:
     """Return whether ONNX Runtime itself was built with it: once a library is registered, it is listed like these."""
     if OPENVINO not in ort.get_available_providers():
         return False
-    offered = getattr(ort, "get_ep_devices", list)()
+    offered: list[Any] = getattr(ort, "get_ep_devices", list)()
     return all(device.ep_name != OPENVINO for device in offered)
 
 

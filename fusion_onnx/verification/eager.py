@@ -13,6 +13,7 @@ from fusion_onnx.forms import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.compare import judge
+from fusion_onnx.verification.declared import false_shapes
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
 from fusion_onnx.verification.randomness import drawing, repeats
 from fusion_onnx.verification.repeatable import Repeatable
@@ -142,6 +143,11 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
             continue
         if len(eager) != len(both[0]):
             found.append(_broken(trial.case, "count", f"the model gives {len(both[0])} outputs, eager {len(eager)}"))
+            continue
+        if false := false_shapes(
+            session.inputs, session.outputs, *([v.shape for v in vs] for vs in (tensors, both[0]))
+        ):
+            found.append(_broken(trial.case, "declared", " ".join(false)))
             continue
         compared = compared or any(np.isfinite(array(y)).any() for y in eager)
         found += _judged(judged, models, trial, eager, both)

@@ -46,6 +46,7 @@ class Difference:
 
 _CPU = "onnxruntime_cpu"
 _NAN = ("NaN*",)
+_MINUS_INF = ("-Inf*", "NaN and Inf")
 OPERATORS = (
     Difference(
         "onnxruntime-nan-in-maxima-and-minima",
@@ -58,6 +59,16 @@ OPERATORS = (
         strategies=(),
         values=_NAN,
         operators=("ReduceMax", "ReduceMin", "MaxPool", "GlobalMaxPool"),
+    ),
+    Difference(
+        "onnxruntime-minus-infinity-in-max-pool",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider gives the lowest finite number for MaxPool of -Inf",
+        "Its kernel begins with that number, and nothing in a window that is all -Inf is larger.",
+        strategies=(),
+        values=_MINUS_INF,
+        operators=("MaxPool",),
     ),
     Difference(
         "onnxruntime-nan-in-selections",
@@ -82,11 +93,11 @@ OPERATORS = (
         operators=("LSTM", "GRU"),
     ),
     Difference(
-        "onnxruntime-sign-of-nan",
-        _CPU,
+        "torch-sign-of-nan",
+        "torch_eager",
         "differs",
-        "ONNX Runtime's CPU provider gives NaN for Sign of NaN",
-        "PyTorch gives 0.",
+        "PyTorch gives 0 for the sign of NaN, ONNX NaN",
+        "torch.sign compares with 0.",
         strategies=(),
         values=_NAN,
         operators=("Sign",),
@@ -109,7 +120,7 @@ def in_network(
     """
     if [*providers] != ["CPUExecutionProvider"]:
         return ""
-    entries = [d for d in differences if d.runtime == _CPU and d.operators and _any(values, d.values)]
+    entries = [d for d in differences if d.runtime in (_CPU, "torch_eager") and d.operators and _any(values, d.values)]
     if not entries:
         return ""
     import onnx.inliner
@@ -117,21 +128,19 @@ def in_network(
     from fusion_onnx.verification.locate.graph import Graph, loaded
 
     graph = Graph(onnx.inliner.inline_local_functions(loaded(model)), [])
-    nodes = {i: d for d in entries for i, node in enumerate(graph.nodes) if node.op_type in d.operators}
+    nodes = [(node, d) for d in entries for node in graph.nodes if node.op_type in d.operators]
     if not nodes:
         return ""
-    names = [name for i in nodes for name in graph.nodes[i].input if name]
-    arriving = graph.given(names, tensors)
-    titles = [
-        d.title
-        for i, d in nodes.items()
-        if d.values != _NAN or any(_has_nan(arriving[name]) for name in graph.nodes[i].input if name)
-    ]
+    arriving = graph.given([name for node, _ in nodes for name in node.input if name], tensors)
+    titles = [d.title for node, d in nodes if any(_reach(d, arriving[name]) for name in node.input if name)]
     return "; ".join(dict.fromkeys(titles))
 
 
-def _has_nan(value: Any) -> bool:
-    return bool((value != value).any())
+def _reach(difference: Difference, value: Any) -> bool:
+    """Return whether values reach an operator on which the difference shows."""
+    if difference.values == _NAN:
+        return bool((value != value).any())
+    return difference.values != _MINUS_INF or bool((value == -float("inf")).any())
 
 
 def _any(text: str, patterns: Sequence[str]) -> bool:

@@ -77,7 +77,7 @@ class _Operator:
         return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
 
     def summed(self, leaves: Sequence[Any]) -> int | None:
-        """Return which argument has the terms of a sum, of which each is rounded once: the first factor of a product."""
+        """Return which argument holds the terms of a sum, each of them rounded once: the first factor of a product."""
         places = [i for i, leaf in enumerate(leaves) if _rounds(leaf)] if self.sums else []
         if not places:
             return None

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Finding:
     """One output at one batch size and one class of values.
 
-    failed: the first check that failed (count, names, dtype, shape, nan, inf, error; run, eager where one of the
-    two did not run; fusion where the outputs are right and a fusion by itself is not), empty where all passed;
+    failed: the first check that failed (count, names, declared, dtype, shape, nan, inf, error; run, eager where one
+    of the two did not run; fusion where the outputs are right and a fusion by itself is not), empty where all passed;
     error: the largest |model - eager|; ratio: the largest error / tolerance, and at: the entry that has it, with
     the tolerance there; undetermined: how many entries the order of operations decides, so that nothing was
     compared; flips: how many entries are as a comparison or a rounding gives them that came out the other way, where
