@@ -68,8 +68,8 @@ FAULTS = (
     Fault(
         "bodies: attention, torch's own translation",
         "exporters/fusion_exporters/tracing.py",
-        "return {**fusions, **attention.translations()}",
-        "return fusions",
+        "{**fusions, **attention.translations(), ",
+        "{**fusions, ",
         "test_attention",
         "masks or nan",
     ),

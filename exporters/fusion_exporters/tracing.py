@@ -11,12 +11,16 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
-from torch.export._patches import register_gru_while_loop_decomposition, register_lstm_while_loop_decomposition
 
 from fusion_exporters import attention, doubles
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
+
+try:
+    from torch.export import _patches
+except ImportError:  # an older torch, whose torch.onnx.export does without
+    _patches = None  # type: ignore[assignment]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The key under which torch.onnx.export keeps, at a node, the paths of the modules that it was traced in."""
@@ -107,14 +111,17 @@ def _recurrent() -> Iterator[None]:
     It does so itself in its first step alone: in the next one, torch's own kernel takes the example's length for a
     constant. And what torch keeps of the one kernel is wrong for the other, so a process's second export would fail.
     """
-    operators = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
+    operators = {"lstm": torch.ops.aten.lstm.input, "gru": torch.ops.aten.gru.input}
     try:
-        with register_lstm_while_loop_decomposition(), register_gru_while_loop_decomposition():
-            for operator in operators:
+        with contextlib.ExitStack() as stack:
+            for name in operators:
+                if register := getattr(_patches, f"register_{name}_while_loop_decomposition", None):
+                    stack.enter_context(register())
+            for operator in operators.values():
                 operator._dispatch_cache.clear()
             yield
     finally:
-        for operator in operators:
+        for operator in operators.values():
             operator._dispatch_cache.clear()
 
 
