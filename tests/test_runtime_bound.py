@@ -1,6 +1,11 @@
 """`Session.bind`: repeated calls on the same memory give what `run` gives, and bad memory is refused."""
 
+import mmap
+import os
+import subprocess
+import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +15,14 @@ from onnx import TensorProto, helper
 import fusion_onnx
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime import _bound
+from tests import mischief
+
+_ELEMENTS = {
+    torch.float32: TensorProto.FLOAT,
+    torch.bool: TensorProto.BOOL,
+    torch.int64: TensorProto.INT64,
+    torch.float16: TensorProto.FLOAT16,
+}
 
 
 def made(name="low_rank_concatenation", dims=(4, 6), dtype=torch.float32, provider="cpu", **options):
@@ -107,7 +120,7 @@ X = np.ones((3, 4), np.float32)
         ([[1, 2]], "got a list"),
         (np.ones((4, 3), np.float32).T, "contiguous and writable"),
         (np.frombuffer(bytes(48), np.float32).reshape(3, 4), "contiguous and writable"),
-        (X, "shares memory"),
+        (X, "y shares memory"),
     ],
 )
 def test_outputs_that_do_not_fit(outputs, said):
@@ -137,6 +150,108 @@ def test_the_inputs_live_as_long_as_the_call():
     call = session.bind(np.full((300, 4), 2, np.float32), np.full((300, 4), 3, np.float32))
     _ = [np.full((300, 4), 9, np.float32) for _ in range(50)]  # would take freed memory
     assert (call()[0] == 5).all()
+
+
+def test_no_act_on_what_is_bound_leads_to_memory_that_is_free():
+    """A process of its own does them all: they are named, with what is right, in mischief.py."""
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is gone, so that who reads it dies
+    child = [sys.executable, "-m", "tests.mischief"]
+    done = subprocess.run(child, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert not done.returncode, f"{done.stdout[-600:]} {done.stderr[-600:]}"
+
+
+def test_other_memory_is_refused_until_it_is_bound_again():
+    session, _ = made("sum", (4, 4))
+    x = torch.ones(3, 4)
+    call = session.bind(x, torch.ones(3, 4))
+    first = x.data
+    x.data = torch.full((3, 4), 5.0)
+    with pytest.raises(InputError, match=r"x1: .* other memory since it was bound .* bind again"):
+        call()
+    assert (session.bind(x, torch.ones(3, 4))()[0] == 6).all()
+    x.data = first  # its own again
+    assert (call()[0] == 2).all()
+
+
+def test_what_a_call_returns_cannot_be_changed():
+    session, _ = made("sum", (4, 4))
+    call = session.bind(X, X)
+    assert call() is call.outputs
+    assert isinstance(call.outputs, tuple)
+    assert isinstance(call.inputs, tuple)
+    for name in ("inputs", "outputs"):
+        with pytest.raises(AttributeError):
+            setattr(call, name, ())
+
+
+def test_a_call_that_ends_lets_go_of_its_memory():
+    session, _ = made("sum", (4, 4))
+    buffer = mmap.mmap(-1, 48)
+    x = np.ndarray((3, 4), np.float32, buffer=buffer)
+    y = np.ones((3, 4), np.float32)
+    call = session.bind(x, y)
+    call()
+    gone = weakref.ref(y)
+    del call, x, y
+    assert gone() is None
+    buffer.close()
+
+
+BOTH = np.zeros((6, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        lambda: [BOTH[:3]] * 2,
+        lambda: [BOTH[:3], BOTH[:3]],
+        lambda: [BOTH[:3], BOTH[2:5]],
+        lambda: [BOTH[2:5], BOTH[:3]],
+        lambda: [torch.from_numpy(BOTH)[:3], torch.from_numpy(BOTH)[2:5]],
+        lambda: {"y": BOTH[:3], "z": BOTH[1:4]},
+        lambda: [np.ndarray((3, 4), np.float32, buffer=BOTH.data, offset=o) for o in (0, 4)],
+    ],
+    ids=[
+        "one twice",
+        "two views",
+        "overlap",
+        "overlap, later first",
+        "tensors of one storage",
+        "by name",
+        "one buffer",
+    ],
+)
+def test_outputs_that_share_memory_are_refused(outputs):
+    session = Session(mischief.model("Add", "Mul"), "cpu")
+    outputs = outputs()
+    tensors = isinstance(outputs, list) and isinstance(outputs[0], torch.Tensor)
+    x = torch.ones(3, 4) if tensors else X
+    with pytest.raises(InputError, match="shares memory with an input or another output"):
+        session.bind(x, x, outputs=outputs)
+
+
+def test_neighbours_in_one_array_are_two_outputs():
+    session = Session(mischief.model("Add", "Mul"), "cpu")
+    two = np.full((3, 4), 2, np.float32)
+    y, z = session.bind(two, two * 3, outputs=[BOTH[:3], BOTH[3:]])()
+    assert (y == 8).all()
+    assert (z == 12).all()
+    empty = [x[:0] for x in (two, two, BOTH, BOTH)]
+    assert len(session.bind(*empty[:2], outputs=empty[2:])()) == 2  # what is empty shares nothing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int64, torch.float16])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_tensors_of_any_dtype_and_none_at_all(dtype, rows):
+    info = [helper.make_tensor_value_info(name, _ELEMENTS[dtype], ["a", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    x, y = torch.zeros(rows, 4, dtype=dtype), torch.zeros(rows, 4, dtype=dtype)
+    for call in (Session(model, "cpu").bind(x), Session(model, "cpu").bind(x, outputs=y)):
+        x[...] = 1
+        assert torch.equal(call()[0], x)
+        x[...] = 0
+        assert torch.equal(call()[0], x)
 
 
 def test_threads_take_turns():
@@ -206,7 +321,7 @@ def test_blocks_give_the_same_bits(name, lead, dtype, small_blocks, monkeypatch)
     tensors = [*xs, *args[1:]]
     call = session.bind(*tensors)
     blocked = call()[0].clone(), session.run(*tensors)[0], session.run(*[t.numpy() for t in tensors])[0]
-    assert (len(call._bindings) > 1) == (lead[0] > 1 and sum(x.nbytes for x in xs) + xs[0].nbytes > 1400)
+    assert (len(call._runs) > 1) == (lead[0] > 1 and sum(x.nbytes for x in xs) + xs[0].nbytes > 1400)
     monkeypatch.setattr(_bound, "LARGE", 1 << 40)
     whole = session.run(*tensors)[0]
     for y in blocked:
@@ -226,7 +341,7 @@ def test_what_is_not_entrywise_stays_whole(small_blocks):
         assert "fusion_onnx.entrywise" not in session.metadata
     session, tensors = made(n=4)
     assert not session._rows
-    assert len(session.bind(*tensors)._bindings) == 1
+    assert len(session.bind(*tensors)._runs) == 1
 
 
 def test_a_layer_and_an_inlined_file_are_entrywise_too(small_blocks):
@@ -235,6 +350,6 @@ def test_a_layer_and_an_inlined_file_are_entrywise_too(small_blocks):
     for inline in ("none", "all"):
         session = Session(export(layer, args, inline=inline, verify=False).model, "cpu", fuse=False)
         call = session.bind(*args)
-        assert len(call._bindings) > 1
+        assert len(call._runs) > 1
         with torch.no_grad():
             assert torch.equal(call()[0], layer(*args))

@@ -4,15 +4,17 @@ A model that works entry by entry (its metadata says so) is run in blocks of row
 CPU, so each is a pass over memory, and a pass over a block that stays in the cache costs far less.
 """
 
+import functools
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _ort, _torch
 from ._errors import InputError, SessionError
+from ._memory import Watch, extent, memory_of, overlap
 from ._probe import first_line
 from ._types import TensorInfo
 
@@ -25,11 +27,14 @@ LARGE = 32 << 20
 class Bound:
     """What `Session.bind` returns: call it to run the model again on the same memory.
 
-    inputs: the arrays or tensors that are read, in the model's order; write into them between calls. outputs: those
-    that every call writes into, and returns; copy what is to outlast the next call. Threads take turns.
+    Between calls new values are written into the inputs. Every call writes into the same outputs; copy what is to
+    outlast the next one. Threads take turns.
+
+    This memory lives as long as the call, whatever becomes of the arrays and tensors. One that has got other memory
+    since is refused by the next call, which would not see its values.
     """
 
-    __slots__ = ("_bindings", "_device", "_lock", "_runs", "_where", "inputs", "outputs")
+    __slots__ = ("_inputs", "_lock", "_memory", "_names", "_outputs", "_runs", "_session", "_watch", "_where")
 
     def __init__(
         self,
@@ -37,43 +42,83 @@ class Bound:
         session: Any,
         names: Sequence[str],
         read: Sequence[Any],
-        outputs: list[Any],
+        outputs: Sequence[Any],
         inputs: Sequence[Any],
         where: str,
         rows: Sequence[bool] = (),
+        *,
+        copies: bool = False,
     ) -> None:
-        self.inputs, self.outputs = tuple(inputs), outputs
-        self._where = where
-        self._bindings = []
-        for block in _blocks([*read, *outputs], rows):
+        """Bind `read`, the memory of the inputs, and the outputs; copies: the session computes in memory of its own."""
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+        self._names, self._session, self._where = names, session, where  # no binding outlives its session
+        self._watch = Watch((*inputs, *outputs))
+        self._memory = [*read, *map(memory_of, outputs)]
+        devices = {value.device for value in self._memory if not _on_host(value)}
+        self._runs: list[Callable[[], Any]] = []
+        for block in _blocks(self._memory, rows):
             binding = session.io_binding()
+            again = []
             for i, (name, value) in enumerate(zip(names, block, strict=True)):
-                _attach(ort, binding, name, value, output=i >= len(read))
-            self._bindings.append(binding)
-        self._runs = [_ort.bound_runner(session, binding) for binding in self._bindings]
-        devices = {v.device for v in (*read, *outputs) if _torch.is_tensor(v) and v.device.type != "cpu"}
-        self._device = devices.pop() if devices else None
+                attach = _attachment(ort, binding, name, value, output=i >= len(read))
+                attach()
+                if i < len(read) and _on_host(value):
+                    again.append(attach)
+            run = _ort.bound_runner(session, binding)
+            self._runs.append(functools.partial(_run_on_device, run, binding, devices, again) if copies else run)
         self._lock = threading.Lock()
 
-    def __call__(self) -> list[Any]:
+    def __call__(self) -> tuple[Any, ...]:
         """Run the model on what the inputs now hold; return the outputs, the same objects every time.
 
         Raises:
+            InputError: an input or output has got other memory since it was bound.
             SessionError: ONNX Runtime failed while it ran the model.
         """
         with self._lock:
+            if not self._watch.stays():
+                raise InputError(self._moved())
             try:
-                if self._device is None:
-                    for run in self._runs:
-                        run()
-                else:  # ONNX Runtime's stream does not wait for the kernels that still write the inputs
-                    sys.modules["torch"].cuda.current_stream(self._device).synchronize()
-                    for run, binding in zip(self._runs, self._bindings, strict=True):
-                        run()
-                        binding.synchronize_outputs()
+                for run in self._runs:
+                    run()
             except Exception as error:  # ONNX Runtime's errors share no base class but this
                 raise SessionError(f"{self._where}: ONNX Runtime failed in run: {first_line(error)}") from error
-        return self.outputs
+        return self._outputs
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The arrays or tensors that are read, in the model's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        """Those that every call writes into and returns, in the model's order."""
+        return self._outputs
+
+    def _moved(self) -> str:
+        names = [self._names[i] for i in self._watch.moved()]
+        return (
+            f"{', '.join(names)}: this array or tensor has got other memory since it was bound (by .data = ..., "
+            f"set_(), share_memory_(), a change of its module's dtype); bind again, or write new values in place: "
+            f"x.copy_(...), x[...] = ..."
+        )
+
+
+def _run_on_device(
+    run: Callable[[], Any], binding: Any, devices: Iterable[Any], host: Sequence[Callable[[], None]]
+) -> None:
+    """Run a session that has memory of its own, and wait for it.
+
+    ONNX Runtime's stream does not wait for the kernels that still write the inputs, on torch's current stream, and it
+    copies an input of the host when that is bound, not when the model runs.
+    """
+    for device in devices:
+        sys.modules["torch"].cuda.current_stream(device).synchronize()
+    for attach in host:
+        attach()
+    binding.synchronize_inputs()
+    run()
+    binding.synchronize_outputs()
 
 
 def in_blocks(values: Sequence[Any]) -> bool:
@@ -85,7 +130,6 @@ def _blocks(values: list[Any], rows: Sequence[bool]) -> list[list[Any]]:
     """Cut the values into blocks of rows, where `rows` says that their first axis is that of the rows."""
     if not any(rows) or not in_blocks(values):
         return [values]
-    values = [value.detach().numpy() if _torch.is_tensor(value) else value for value in values]
     count = next(len(value) for value, cut in zip(values, rows, strict=True) if cut)
     each = next(value.nbytes for value, cut in zip(values, rows, strict=True) if cut) / max(count, 1)
     step = max(int(BLOCK / each), 1)
@@ -102,10 +146,10 @@ def in_place(info: TensorInfo, given: Any, read: Any) -> Any:
         InputError: it was copied to be read, so that later changes of it would not be seen.
     """
     if _torch.is_tensor(given):
-        same = given.data_ptr() == (read.data_ptr() if _torch.is_tensor(read) else read.ctypes.data)
+        same = not given.numel() or given.data_ptr() == extent(read)[0]  # torch has no address for what is empty
         fix = f"{info.name}.contiguous()"
     else:
-        same = isinstance(given, np.ndarray) and read.dtype.kind != "O" and _place(given) == _place(read)
+        same = isinstance(given, np.ndarray) and read.dtype.kind != "O" and extent(given) == extent(read)
         fix = f"np.ascontiguousarray({info.name}, np.{info.dtype})"
     if not same:
         raise InputError(f"{info.name}: a bound call reads the caller's own memory, and this needs a copy; bind {fix}")
@@ -127,24 +171,28 @@ def destinations(infos: Sequence[TensorInfo], outputs: Any, like: Sequence[Any],
         outputs = [outputs]
     if len(outputs) != len(infos):
         raise InputError(f"the model gives {len(infos)} outputs: {', '.join(map(str, infos))}; got {len(outputs)}")
-    for info, given, right in zip(infos, outputs, like, strict=True):
+    for i, (info, given, right) in enumerate(zip(infos, outputs, like, strict=True)):
         wanted, got = _described(right), _described(given)
         if wanted != got:
             raise InputError(f"{info.name}: for these inputs the model writes {wanted}; got {got}")
         if not _writable(given):
             raise InputError(f"{info.name}: an output is written in place: it has to be contiguous and writable")
-        if any(_overlap(given, value) for value in (*inputs, *(o for o in outputs if o is not given))):
+        if any(overlap(given, value) for value in (*inputs, *outputs[:i])):
             raise InputError(f"{info.name} shares memory with an input or another output; give it memory of its own")
     return list(outputs)
 
 
-def _attach(ort: Any, binding: Any, name: str, value: Any, *, output: bool) -> None:
+def _attachment(ort: Any, binding: Any, name: str, value: Any, *, output: bool) -> Callable[[], None]:
+    """Return what binds an input or output."""
     if _torch.is_tensor(value):
         bind = binding.bind_ortvalue_output if output else binding.bind_ortvalue_input
-        bind(name, _torch.ort_value(ort, name, value))
-    else:
-        bind = binding.bind_output if output else binding.bind_input
-        bind(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+        return functools.partial(bind, name, _torch.ort_value(ort, name, value))
+    bind = binding.bind_output if output else binding.bind_input
+    return functools.partial(bind, name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+
+
+def _on_host(value: Any) -> bool:
+    return not _torch.is_tensor(value) or value.device.type == "cpu"
 
 
 def _described(value: Any) -> str:
@@ -159,15 +207,3 @@ def _writable(value: Any) -> bool:
     if _torch.is_tensor(value):
         return bool(value.is_contiguous()) and not value.requires_grad
     return bool(value.flags.carray)
-
-
-def _place(value: Any) -> tuple[int, int]:
-    """Return where the values of a contiguous array or CPU tensor begin, and how many bytes they take."""
-    if _torch.is_tensor(value):
-        return value.data_ptr(), value.numel() * value.element_size()
-    return value.ctypes.data, value.nbytes
-
-
-def _overlap(a: Any, b: Any) -> bool:
-    (first, count), (second, other) = _place(a), _place(b)
-    return first < second + other and second < first + count

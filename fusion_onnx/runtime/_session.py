@@ -174,7 +174,7 @@ class Session:
                     return self._run_bound(engine.session, feeds, tensors)
                 if engine.blocks:
                     fed = list(feeds.values())
-                    outputs = self._bound(engine.session, fed, [np.empty_like(fed[0])], fed)()
+                    outputs = [*self._bound(engine.session, fed, [np.empty_like(fed[0])], fed)()]
                 else:
                     outputs = engine.run(self._output_names, feeds, None)
                 return _torch.from_arrays(outputs) if tensors else outputs
@@ -211,7 +211,7 @@ class Session:
             if info.dtype == "string" or "(" in info.dtype:
                 raise InputError(f"{info}: only tensors of numbers can be bound")
         slots = zip(self.inputs, self._slots, values, strict=True)
-        read = [in_place(info, value, reader.read(value)) for info, (_, _, reader), value in slots]
+        read = [in_place(info, value, reader.read(_torch.alias(value))) for info, (_, _, reader), value in slots]
         first = self.run(*values)
         written = first if outputs is None else destinations(self.outputs, outputs, first, read)
         shapes = [tuple(value.shape) for value in read]
@@ -260,7 +260,8 @@ class Session:
 
     def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any]) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
-        return Bound(self._ort, session, names, read, written, values, self._where, self._rows)
+        copies = not {*self.providers} <= {CPU, OPENVINO}
+        return Bound(self._ort, session, names, read, written, values, self._where, self._rows, copies=copies)
 
     def _run_bound(self, session: Any, feeds: dict[str, Any], tensors: bool) -> list[Any]:
         if not tensors:

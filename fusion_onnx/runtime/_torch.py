@@ -1,7 +1,7 @@
 """All that touches torch, and only if the caller has brought it: it is looked up, never imported."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,24 @@ def plain(tensor: Any) -> Any:
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
     return tensor if tensor.is_contiguous() else tensor.contiguous()
+
+
+def alias(value: Any) -> Any:
+    """A tensor that nobody else has, with the storage that this one has now; what is no tensor, as it is."""
+    return value.detach() if is_tensor(value) else value
+
+
+def address_reader() -> Callable[[Any], int]:
+    """What tells where a tensor's values begin; without the look-up of a method it takes half the time."""
+    return sys.modules["torch"].Tensor.data_ptr if "torch" in sys.modules else id
+
+
+def keep_size(tensor: Any) -> Any:
+    """Make torch refuse to resize the storage of a tensor on the CPU, as it does where numpy reads it; return it."""
+    torch = sys.modules["torch"]
+    if tensor.is_cpu and tensor.is_contiguous() and tensor.numel():
+        tensor.flatten().view(torch.uint8).numpy()
+    return tensor
 
 
 def from_arrays(outputs: Sequence[Any]) -> list[Any]:
