@@ -80,8 +80,9 @@ def test_the_plan_where_cuda_starts(monkeypatch):
     assert auto == both
     assert both.names == [CUDA, CPU]
     assert not both.strict
-    assert alone == _providers.Plan([(CUDA, {"use_tf32": 0})], strict=True)
-    assert user.providers == [(CUDA, {"use_tf32": 1, "device_id": 1})]
+    ours = {"use_tf32": 0, "arena_extend_strategy": "kSameAsRequested"}
+    assert alone == _providers.Plan([(CUDA, ours)], strict=True)
+    assert user.providers == [(CUDA, {**ours, "use_tf32": 1, "device_id": 1})]
 
 
 def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
@@ -129,6 +130,18 @@ def test_the_reason_with_a_driver_and_without_libraries(monkeypatch, capfd):
     assert "libcublas" in status.reason
     assert 'pip install "fusion-onnx[gpu]"' in status.fix
     assert capfd.readouterr() == ("", "")
+
+
+def test_libraries_that_are_missing_are_told_and_stdout_is_left_alone(capsys):
+    def preload_dlls(cuda=True):
+        print("Failed to load libcudart.so.13: no such file")
+        seen.append(sys.stdout)
+        print("See the notes,", 2)
+
+    seen = []
+    assert _probe.preload(SimpleNamespace(preload_dlls=preload_dlls)) == ["libcudart.so.13"]
+    assert seen == [sys.stdout]
+    assert capsys.readouterr().out == ""
 
 
 def test_the_tiny_model_is_valid():

@@ -48,8 +48,14 @@ class Bound:
         rows: Sequence[bool] = (),
         *,
         copies: bool = False,
+        options: Any = None,
+        lock: Any = None,
     ) -> None:
-        """Bind `read`, the memory of the inputs, and the outputs; copies: the session computes in memory of its own."""
+        """Bind `read`, the memory of the inputs, and the outputs.
+
+        copies: the session computes in memory of its own. options: ONNX Runtime's for each run. lock: where others take
+        turns too.
+        """
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._names, self._session, self._where = names, session, where  # no binding outlives its session
         self._watch = Watch((*inputs, *outputs))
@@ -64,9 +70,9 @@ class Bound:
                 attach()
                 if i < len(read) and _on_host(value):
                     again.append(attach)
-            run = _ort.bound_runner(session, binding)
+            run = _ort.bound_runner(session, binding, options)
             self._runs.append(functools.partial(_run_on_device, run, binding, devices, again) if copies else run)
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
 
     def __call__(self) -> tuple[Any, ...]:
         """Run the model on what the inputs now hold; return the outputs, the same objects every time.

@@ -3,6 +3,7 @@
 Some providers plan more when they know every size: OpenVINO fuses a chain of entrywise operators only then.
 """
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -72,3 +73,27 @@ class Instances:
         """The sizes that have an instance, the least recently used first."""
         with self._lock:
             return [dict(sizes) for sizes in self._made]
+
+
+class Graphs:
+    """Sessions that record CUDA graphs, by sizes, the least recently used one dropped.
+
+    A session records one graph for each number that a run brings with it. Graphs of one session compute in the same
+    memory, and so take turns.
+    """
+
+    def __init__(self, make: Callable[[Mapping[str, int]], Any], limit: int) -> None:
+        self._make, self._limit = make, limit
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._made: OrderedDict[Sizes, tuple[Any, threading.Lock]] = OrderedDict()
+
+    def of(self, sizes: Sizes) -> tuple[Any, threading.Lock, int]:
+        """Return a session for these sizes, the lock of its graphs, and the number for one more of them."""
+        with self._lock:
+            if sizes not in self._made:
+                self._made[sizes] = self._make(dict(sizes)), threading.Lock()
+            self._made.move_to_end(sizes)
+            while len(self._made) > self._limit:
+                self._made.popitem(last=False)
+            return *self._made[sizes], next(self._numbers)

@@ -61,12 +61,12 @@ def runner(session: Any) -> Callable[[list[str], dict[str, Any], None], list[Any
     return run  # type: ignore[no-any-return]
 
 
-def bound_runner(session: Any, binding: Any) -> Callable[[], Any]:
+def bound_runner(session: Any, binding: Any, options: Any = None) -> Callable[[], Any]:
     """Return what runs a session on a binding made for it: without the outer half, as `runner`."""
     inner, bound = getattr(_inner(session), "run_with_iobinding", None), getattr(binding, "_iobinding", None)
     if inner is None or bound is None:
-        return functools.partial(session.run_with_iobinding, binding)
-    return functools.partial(inner, bound, None)
+        return functools.partial(session.run_with_iobinding, binding, options)
+    return functools.partial(inner, bound, options)
 
 
 def _inner(session: Any) -> Any:

@@ -3,8 +3,8 @@
 import contextlib
 import ctypes
 import functools
-import io
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -116,10 +116,15 @@ def preload(ort: Any) -> list[str]:
     """Load the CUDA and cuDNN libraries that pip installed; return the names of those that cannot be found."""
     if not hasattr(ort, "preload_dlls"):
         return []
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
-        ort.preload_dlls()  # reports by print alone
-    lines = [line.removeprefix("Failed to load ") for line in said.getvalue().splitlines() if "Failed to load" in line]
+    said: list[str] = []
+    tell = ort.preload_dlls
+    if isinstance(tell, types.FunctionType):  # it reports by print alone; sys.stdout belongs to all threads
+        names = {**tell.__globals__, "print": lambda *words: said.append(" ".join(map(str, words)))}
+        tell = types.FunctionType(tell.__code__, names, tell.__name__, tell.__defaults__, tell.__closure__)
+    with contextlib.suppress(Exception):
+        tell()
+    text = "\n".join(said)
+    lines = [line.removeprefix("Failed to load ") for line in text.splitlines() if "Failed to load" in line]
     return [line.partition(": ")[0] for line in lines]
 
 

@@ -11,8 +11,9 @@ from ._probe import CPU, CUDA, alias_of, first_line, probe
 ProviderOptions: TypeAlias = Mapping[str, object]
 Providers: TypeAlias = str | Sequence[str | tuple[str, ProviderOptions]]
 
-# torch multiplies matrices in full float32; so must we, where results are compared
-_DEFAULTS: dict[str, dict[str, object]] = {CUDA: {"use_tf32": 0}}
+# torch multiplies matrices in full float32; so must we, where results are compared. ONNX Runtime doubles its pool of
+# GPU memory each time it grows, with no limit, where torch and other sessions want some too
+_DEFAULTS: dict[str, dict[str, object]] = {CUDA: {"use_tf32": 0, "arena_extend_strategy": "kSameAsRequested"}}
 _FALLBACK_TEXT = "fallback to CPU EP has been explicitly disabled"
 
 

@@ -1,5 +1,6 @@
 """Session: load a model, run it, and say what really ran."""
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +12,7 @@ from . import _ort, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
-from ._instances import Instances, sizes_of
+from ._instances import Graphs, Instances, sizes_of
 from ._model_file import ModelHeader, read_header
 from ._placement import RECORD_KEY, NodePlacement, placement
 from ._plugin import OPENVINO
@@ -119,7 +120,9 @@ class Session:
         if static_shapes is None:
             static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
         self._instances = Instances(self._ort_session, recipe.static, static_shapes) if static_shapes else None
-        self._recipe = recipe if CUDA in self.providers and session_options is None else None
+        with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
+        records = CUDA in self.providers and session_options is None
+        self._graphs = Graphs(with_graphs, _INSTANCES_KEPT) if records else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -204,7 +207,7 @@ class Session:
             InputError: as `run`; an input would have to be copied; an output does not fit, or shares an input's memory.
             SessionError: ONNX Runtime failed while it ran the model; CUDA graphs are asked for where CUDA does not run.
         """
-        if cuda_graph and self._recipe is None:
+        if cuda_graph and self._graphs is None:
             raise SessionError(f"{self._where}: a CUDA graph needs providers='cuda', and no session_options")
         values = arrange(self.inputs, args, named)
         for info in (*self.inputs, *self.outputs):
@@ -221,11 +224,12 @@ class Session:
         for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
             if not _torch.is_tensor(value) or value.device.type != "cuda":
                 raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
-        assert self._recipe is not None
-        session = self._recipe.static(dict(sizes_of(self.inputs, shapes)), enable_cuda_graph="1")
-        call = self._bound(session, read, written, values)
-        for _ in range(2):  # ONNX Runtime runs it once as ever, then records it
-            call()
+        assert self._graphs is not None
+        session, lock, number = self._graphs.of(sizes_of(self.inputs, shapes))
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        call = self._bound(session, read, written, values, options=options, lock=lock)
+        call()  # ONNX Runtime runs it once as ever, records it, and launches what it recorded
         return call
 
     def _unfuse(self, plain: "_Recipe") -> None:
@@ -258,10 +262,10 @@ class Session:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
 
-    def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any]) -> Bound:
+    def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any], **more: Any) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
         copies = not {*self.providers} <= {CPU, OPENVINO}
-        return Bound(self._ort, session, names, read, written, values, self._where, self._rows, copies=copies)
+        return Bound(self._ort, session, names, read, written, values, self._where, self._rows, copies=copies, **more)
 
     def _run_bound(self, session: Any, feeds: dict[str, Any], tensors: bool) -> list[Any]:
         if not tensors:
