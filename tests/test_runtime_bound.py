@@ -1,5 +1,6 @@
 """`Session.bind`: repeated calls on the same memory give what `run` gives, and bad memory is refused."""
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 import fusion_onnx
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime import _bound
+from fusion_onnx.runtime._probe import CPU, CUDA
 from tests import mischief
 
 _ELEMENTS = {
@@ -289,6 +291,52 @@ def test_on_the_gpu_nothing_leaves_it():
         tensors[0].mul_(2)
         assert call()[0] is y
         assert torch.equal(y, session.run(*tensors)[0])
+
+
+class Device:
+    """A session with memory of its own, on the CPU: what is bound as an input is copied at the next synchronisation."""
+
+    def __init__(self, session):
+        self._session, self.run, self.copies = session, session.run, 0
+
+    def io_binding(self):
+        self._binding, self._queue = self._session.io_binding(), []
+        return self
+
+    def run_with_iobinding(self, binding, options):
+        assert not self._queue, "the copies of the inputs were not waited for"
+        self._session.run_with_iobinding(self._binding, options)
+
+    def bind_input(self, name, device, number, dtype, shape, address):
+        source = (ctypes.c_char * int(np.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
+        self._queue.append((name, np.frombuffer(source, dtype).reshape(shape)))
+
+    def bind_output(self, *args):
+        self._binding.bind_output(*args)
+
+    def synchronize_inputs(self):
+        self.copies += len(self._queue)
+        while self._queue:
+            name, source = self._queue.pop()
+            self._binding.bind_cpu_input(name, source.copy())
+
+    def synchronize_outputs(self):
+        self._binding.synchronize_outputs()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_new_values_on_the_host_reach_a_device_at_each_call(kind):
+    """ONNX Runtime copies an input of the host to a device when it is bound, and never again."""
+    session, _ = made("sum", (4, 4))
+    device = Device(session._ort_session)
+    x, y = kind(np.ones((3, 4), np.float32)), kind(np.ones((3, 4), np.float32))
+    session._ort_session, session.providers = device, [CUDA, CPU]
+    call = session.bind(x, y, outputs=(out := kind(np.zeros((3, 4), np.float32))))
+    for value in (5, 6, 7):
+        x[...] = value
+        assert (call()[0] == value + 1).all()
+        assert call()[0] is out
+    assert device.copies == 2 * 6
 
 
 # --- blocks of rows ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 import fusion_onnx
 from fusion_onnx.runtime import InputError, Session, SessionError
-from fusion_onnx.runtime._instances import Instances, sizes_of
+from fusion_onnx.runtime._instances import Graphs, Instances, sizes_of
 from fusion_onnx.runtime._types import TensorInfo
 
 
@@ -173,3 +173,16 @@ def test_a_cuda_graph_gives_the_same_numbers(linear):
         torch.testing.assert_close(call()[0], session.run(*xs)[0])
     with pytest.raises(InputError, match="on the GPU"):
         session.bind(*inputs(session, 6), cuda_graph=True)
+
+
+def test_graphs_of_one_set_of_sizes_share_a_session_and_take_turns():
+    made = Asked()
+    graphs = Graphs(made, 2)
+    first, second, other = (graphs.of((("batch", n),)) for n in (5, 5, 6))
+    assert first[0] is second[0]
+    assert first[1] is second[1]
+    assert first[1] is not other[1]
+    assert len({first[2], second[2], other[2]}) == 3  # one graph each
+    graphs.of((("batch", 7),))
+    graphs.of((("batch", 5),))
+    assert [sizes["batch"] for sizes in made.sizes] == [5, 6, 7, 5]

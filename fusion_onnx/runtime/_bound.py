@@ -64,14 +64,15 @@ class Bound:
         self._runs: list[Callable[[], Any]] = []
         for block in _blocks(self._memory, rows):
             binding = session.io_binding()
-            again = []
+            host_inputs = []
             for i, (name, value) in enumerate(zip(names, block, strict=True)):
                 attach = _attachment(ort, binding, name, value, output=i >= len(read))
-                attach()
-                if i < len(read) and _on_host(value):
-                    again.append(attach)
+                if copies and i < len(read) and _on_host(value):
+                    host_inputs.append(attach)
+                else:
+                    attach()
             run = _ort.bound_runner(session, binding, options)
-            self._runs.append(functools.partial(_run_on_device, run, binding, devices, again) if copies else run)
+            self._runs.append(functools.partial(_run_on_device, run, binding, devices, host_inputs) if copies else run)
         self._lock = lock or threading.Lock()
 
     def __call__(self) -> tuple[Any, ...]:
@@ -111,7 +112,7 @@ class Bound:
 
 
 def _run_on_device(
-    run: Callable[[], Any], binding: Any, devices: Iterable[Any], host: Sequence[Callable[[], None]]
+    run: Callable[[], Any], binding: Any, devices: Iterable[Any], host_inputs: Sequence[Callable[[], None]]
 ) -> None:
     """Run a session that has memory of its own, and wait for it.
 
@@ -120,7 +121,7 @@ def _run_on_device(
     """
     for device in devices:
         sys.modules["torch"].cuda.current_stream(device).synchronize()
-    for attach in host:
+    for attach in host_inputs:
         attach()
     binding.synchronize_inputs()
     run()
