@@ -143,9 +143,8 @@ ACTS = {
 """Acts on what is bound, each with what becomes of it."""
 
 
-def outcomes() -> Iterator[tuple[str, str, str]]:
-    """Do it all; yield the name of each act, what should become of it, and what does."""
-    session = Session(model("Add"), "cpu", threads=1)
+def outcomes(session: Session) -> Iterator[tuple[str, str, str]]:
+    """Do it all to a session that adds; yield the name of each act, what should become of it, and what does."""
     for name, (act, right) in ACTS.items():
         yield f"input: {name}", right, _outcome(session, *act(), output=False)
         yield f"output: {name}", right, _outcome(session, *act(), output=True)
@@ -192,7 +191,7 @@ def _session_lost() -> str:
 
 if __name__ == "__main__":
     wrong = 0
-    for name, right, got in outcomes():
+    for name, right, got in outcomes(Session(model("Add"), "cpu", threads=1)):
         wrong += got != right
         print(f"{name}: {got}" + ("" if got == right else f"; right is {right}"), flush=True)
     sys.exit(wrong > 0)

@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 import fusion_onnx
+from benchmarks import sanitizer
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime import _bound
 from fusion_onnx.runtime._probe import CPU, CUDA
@@ -337,6 +338,15 @@ def test_new_values_on_the_host_reach_a_device_at_each_call(kind):
         assert (call()[0] == value + 1).all()
         assert call()[0] is out
     assert device.copies == 2 * 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sanitizer.library(), reason="gcc has no libasan here")
+def test_the_sanitizers_find_nothing_in_a_sample():
+    table = sanitizer.check(seed=0, sample=3)
+    assert table["findings"] == []
+    assert table["wrong"] == []
+    assert min(table[what] for what in ("kernels", "runs", "bound", "large", "mischief")) > 0
 
 
 # --- blocks of rows ---------------------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ class Session:
             which its kernel is not for, such as those of a broadcast, takes the session back to ONNX Runtime's
             operators. False is these alone.
         session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
-            added to it and ``providers`` is "auto", those are taken.
+            added to it and ``providers`` is "auto", those are taken; CUDA's libraries from pip's wheels have to be
+            loaded before it is added: ``onnxruntime.preload_dlls()``.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
 
     Raises:
@@ -192,8 +193,10 @@ class Session:
     def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **named: Any) -> Bound:
         """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
 
-        Between calls, write new values into the arrays or tensors that were given; the shapes stay. The model is run
-        once here, to learn the outputs' shapes.
+        Between calls, write new values into the arrays or tensors that were given; shapes and layouts stay. One that
+        gets other memory (`x.data = ...`, `module.double()`) has to be bound again: until then a call is an InputError.
+        On CUDA, inputs that lie on the host are copied at each call. The model is run once here, to learn the outputs'
+        shapes.
 
         Args:
             args, named: the inputs, as `run` takes them, but read in place: contiguous arrays or tensors of the model's
@@ -201,10 +204,12 @@ class Session:
             outputs: what to write into: a list in the model's order, a mapping by name, or the array itself where there
                 is one; allocated if None, as tensors where an input is one.
             cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
-                takes an instance of its own, planned for these sizes, and tensors that lie on the GPU.
+                takes an instance planned for these sizes, which calls of the same sizes share, and tensors that lie on
+                the GPU.
 
         Raises:
-            InputError: as `run`; an input would have to be copied; an output does not fit, or shares an input's memory.
+            InputError: as `run`; an input would have to be copied; an output does not fit, or shares memory
+                with an input or another output.
             SessionError: ONNX Runtime failed while it ran the model; CUDA graphs are asked for where CUDA does not run.
         """
         if cuda_graph and self._graphs is None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ LIBRARY = "entrywise.so"
 _FLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wno-psabi"
 
 
-def compile_library(target: Path = HERE / LIBRARY) -> str:
-    """Compile it; return "" or why that cannot be done."""
+def compile_library(target: Path = HERE / LIBRARY, flags: Sequence[str] = ()) -> str:
+    """Compile it, with these flags after its own; return "" or why that cannot be done."""
     command = shlex.split(os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), ""))
     if not command or not shutil.which(command[0]) or sys.platform == "win32":
         return f"there is no C compiler here ({command[0] if command else 'cc, gcc or clang'})"
@@ -31,14 +32,14 @@ def compile_library(target: Path = HERE / LIBRARY) -> str:
     with tempfile.TemporaryDirectory() as folder:
         objects = [Path(folder, "operator.o"), *(Path(folder, f"{name}.o") for name, _ in builds)]
         steps = [[*_FLAGS.split(), "-c", str(HERE / "operator.c"), "-o", str(objects[0])]]
-        for (name, flags), target_object in zip(builds, objects[1:], strict=True):
+        for (name, instructions), target_object in zip(builds, objects[1:], strict=True):
             define = f"-DNAME=fusion_onnx_loops_{name}"
             source = str(HERE / "loops.c")
-            steps.append([*_FLAGS.split(), *flags, define, "-c", source, "-o", str(target_object)])
+            steps.append([*_FLAGS.split(), *instructions, define, "-c", source, "-o", str(target_object)])
         linked = Path(folder, LIBRARY)
         steps.append(["-shared", "-o", str(linked), *map(str, objects), "-lm"])
         for step in steps:
-            done = subprocess.run([*command, *step], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, *step, *flags], capture_output=True, text=True, check=False)
             if done.returncode:
                 return f"{command[0]} failed: {(done.stderr.strip() or 'no word why').splitlines()[0]}"
         part = target.with_suffix(".part")
