@@ -98,11 +98,31 @@ def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
 
 def test_diagnose_starts_each_provider():
     statuses = {status.name: status for status in diagnose()}
-    assert set(statuses) == {*_ort.load().get_available_providers(), *([OPENVINO] if _plugin.installed() else [])}
+    ort = _ort.load()
+    held = {*ort.get_available_providers()} & {*ort.get_all_providers()}  # a plug-in adds names of its devices
+    assert set(statuses) == {*held, *([OPENVINO] if _plugin.installed() else [])}
     assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
     for status in statuses.values():
         assert status.starts != bool(status.reason and status.fix)
     assert available_providers() == [name for name, status in statuses.items() if status.starts]
+
+
+def test_a_plug_in_that_is_registered_is_one_still(monkeypatch):
+    """ONNX Runtime then lists it among its own providers; named there, it would be dropped without a word."""
+    starts_all(monkeypatch)
+    known = [OPENVINO, CUDA, CPU]
+    for devices, listed, plugin in (
+        ([], [CPU], True),
+        ([OPENVINO], [CPU, OPENVINO, f"{OPENVINO}.AUTO"], True),
+        ([], [OPENVINO, CPU], False),
+    ):
+        ort = fake_ort(
+            get_all_providers=lambda: known,
+            get_available_providers=lambda listed=listed: listed,
+            get_ep_devices=lambda devices=devices: [SimpleNamespace(ep_name=name) for name in devices],
+        )
+        assert _providers.plan(ort, ["openvino", "cpu"]).plugin is plugin
+        assert _plugin.listed(ort) == [name for name in listed if "AUTO" not in name]
 
 
 def test_diagnose_is_quiet():

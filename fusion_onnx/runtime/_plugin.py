@@ -19,12 +19,15 @@ def installed() -> bool:
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
-def built_in(ort: Any) -> bool:
-    """Return whether ONNX Runtime itself was built with it: once a library is registered, it is listed like these."""
-    if OPENVINO not in ort.get_available_providers():
-        return False
-    offered: list[Any] = getattr(ort, "get_ep_devices", list)()
-    return all(device.ep_name != OPENVINO for device in offered)
+def needed(ort: Any) -> bool:
+    """Return whether OpenVINO is a plug-in here; ONNX Runtime lists one that is registered among its own providers."""
+    return OPENVINO not in ort.get_available_providers() or any(d.ep_name == OPENVINO for d in ort.get_ep_devices())
+
+
+def listed(ort: Any) -> list[str]:
+    """Return the providers that ONNX Runtime has, without those names that a plug-in's devices have beside its own."""
+    known = ort.get_all_providers()
+    return [name for name in ort.get_available_providers() if name in known]
 
 
 @functools.cache

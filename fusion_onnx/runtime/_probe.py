@@ -36,7 +36,7 @@ def diagnose() -> list[ProviderStatus]:
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    names = list(_ort.load().get_available_providers())
+    names = _plugin.listed(_ort.load())
     if OPENVINO not in names and _plugin.installed():
         names.insert(names.index(CPU), OPENVINO)
     return [probe(name) for name in names]
@@ -57,7 +57,7 @@ def probe(name: str) -> ProviderStatus:
     ort = _ort.load()
     failed = functools.partial(ProviderStatus, name, alias_of(name), False)
     plugged: list[Any] = []
-    if name == OPENVINO and not _plugin.built_in(ort):
+    if name == OPENVINO and _plugin.needed(ort):
         if not _plugin.installed():
             return failed("its plug-in is not installed", _plugin.INSTALL)
         try:

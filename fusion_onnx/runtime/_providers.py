@@ -64,7 +64,7 @@ def plan(ort: Any, asked: Providers, threads: int | None = None) -> Plan:
             raise SessionError(f"provider {name}: {error}") from None
     for name in chosen:
         _require(name)
-    plugin = OPENVINO in chosen and not _plugin.built_in(ort)
+    plugin = OPENVINO in chosen and _plugin.needed(ort)
     if plugin and list(chosen) not in ([OPENVINO], [OPENVINO, CPU]):
         raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*chosen]}")
     return Plan(list(chosen.items()), strict=CPU not in chosen, plugin=plugin)
@@ -97,7 +97,7 @@ def _known(ort: Any, given: str) -> str:
 
     near = difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
     hint = f"; did you mean {near[0]!r}" if near else ""
-    held = [alias_of(name) for name in ort.get_available_providers()]
+    held = [alias_of(name) for name in _plugin.listed(ort)]
     raise SessionError(
         f"provider {given!r} is not known{hint}. The installed onnxruntime holds: {', '.join(held)} (or 'auto')"
     )
