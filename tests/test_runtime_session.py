@@ -402,3 +402,42 @@ def test_numbers_for_a_string_input_are_the_readers_to_refuse():
         with pytest.raises(InputError, match="x: got"):
             session.run(np.ones(3, dtype))
     assert session.run(np.array(["a", "b"]))[0].tolist() == ["a", "b"]
+
+
+def big_sum(provider="cpu", **options):
+    shape = (TensorProto.FLOAT, ["rows", 512])
+    node = helper.make_node("Add", ["x1", "x2"], ["y"])
+    return Session(build([node], {"x1": shape, "x2": shape}, {"y": shape}), provider, threads=1, **options)
+
+
+@pytest.mark.parametrize("way", ["run", "run on tensors", "bind", "bind tensors", "instances"])
+def test_results_outlive_their_session_and_what_runs_next(way):
+    torch = pytest.importorskip("torch")
+    session, another = big_sum(static_shapes=1 if way == "instances" else 0), big_sum()
+    xs = [np.full((512, 512), value, np.float32) for value in (1, 2)]
+    if "tensors" in way:
+        xs = [torch.from_numpy(x) for x in xs]
+    [y] = session.bind(*xs)() if "bind" in way else session.run(*xs)
+    others = [np.full((512, 512), 9, np.float32)] * 2
+    for _ in range(3):
+        session.run(*others)
+    session.run(*[x[:7] for x in others])
+    del session, xs
+    gc.collect()
+    kept = [another.run(*others)[0] for _ in range(3)] + [np.full((512, 512), 7, np.float32) for _ in range(3)]
+    assert (np.asarray(y) == 3).all()
+    y[...] = 0  # nobody else reads it
+    assert all((other != 0).all() for other in kept)
+
+
+def test_results_of_one_array_are_apart():
+    """ONNX Runtime gives one value two names; whoever writes into one result has not written into the other."""
+    for outputs in (("y", "z"), ("x", "y")):
+        infos = {name: (TensorProto.FLOAT, ["n", 512]) for name in "xyz"}
+        nodes = [helper.make_node("Identity", ["x"], [name]) for name in outputs if name != "x"]
+        session = Session(build(nodes, {"x": infos["x"]}, {name: infos[name] for name in outputs}), "cpu")
+        x = np.ones((64, 512), np.float32)
+        for first, second in (session.run(x), session.bind(x)()):
+            first[...] = 5
+            assert (x == 1).all()
+            assert (second == 1).all()
