@@ -53,8 +53,8 @@ class Watch:
         self._cells = [cell for value in values for cell in _cells(value)]
         self._pointers = b"".join(self._cells)
         self._tensors = [value for value in values if _torch.is_tensor(value)]
-        self._address = _torch.address_reader()
-        self._addresses = [*map(self._address, self._tensors)]
+        self._address: Any = _torch.address_reader() if self._tensors else None
+        self._addresses = [value.data_ptr() for value in self._tensors]
 
     def stays(self) -> bool:
         """Return whether all still have it. It takes 20 ns for each array, 90 ns for each tensor."""
