@@ -335,6 +335,14 @@ FAULTS = (
         "other_memory or no_act",
     ),
     Fault(
+        "runtime: copies to a device are not waited for",
+        "fusion_onnx/runtime/_bound.py",
+        "    binding.synchronize_inputs()\n    run()",
+        "    run()",
+        "test_runtime_bound",
+        "host_reach",
+    ),
+    Fault(
         "runtime: memory that is bound may be given back",
         "fusion_onnx/runtime/_memory.py",
         "            yield memoryview(value)",

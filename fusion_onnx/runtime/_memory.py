@@ -57,7 +57,7 @@ class Watch:
         self._addresses = [value.data_ptr() for value in self._tensors]
 
     def stays(self) -> bool:
-        """Return whether all still have it. It takes 20 ns for each array, 90 ns for each tensor."""
+        """Return whether all still have it. In a call it takes 50 ns for each array, 170 ns for each tensor."""
         if b"".join(self._cells) != self._pointers:
             return False
         return not self._tensors or [*map(self._address, self._tensors)] == self._addresses

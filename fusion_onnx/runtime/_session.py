@@ -38,7 +38,7 @@ class Session:
             the CPU for what they leave; "cuda" is CUDA alone, and an error where it cannot be had or a node has no
             kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A list holds aliases, names, and pairs (name,
             options). CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
-            otherwise.
+            otherwise. CUDA starts in this process then: one that is forked afterwards cannot use it.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
         spin: whether the threads go on spinning for some 20 ms after a call, as ONNX Runtime's own do, so that the next
             finds them awake. False lets them sleep when a call ends: for loops that do other work in between, such as
