@@ -32,6 +32,21 @@ ENTRIES = {
         "not fit (Inf becomes 3.4e38), and converts the result back. Export in float32 for it.",
         "dtypes": ["float64"],
     },
+    "onnxruntime-openvino-nan-in-minimum-and-maximum": {
+        "runtime": "onnxruntime_openvino",
+        "kind": "differs",
+        "title": "OpenVINO as ONNX Runtime's provider loses a NaN in the first input of Max and Min",
+        "why": "Its kernel is OpenVINO's own, which takes the second operand where either is NaN.",
+        "strategies": SELECTIONS,
+        "values": ["NaN in *"],
+    },
+    "onnxruntime-openvino-float64-is-float32": {
+        "runtime": "onnxruntime_openvino",
+        "kind": "differs",
+        "title": "OpenVINO as ONNX Runtime's provider computes float64 in float32",
+        "why": "It hands the graph to OpenVINO, whose CPU plug-in has no float64 kernels. Export in float32 for it.",
+        "dtypes": ["float64"],
+    },
     "onnxruntime-tanh-of-subnormals": {
         "runtime": "onnxruntime_cpu",
         "kind": "differs",
@@ -124,6 +139,12 @@ def smallest() -> dict[str, tuple[onnx.ModelProto, list[np.ndarray], np.ndarray]
     return {
         "openvino-nan-in-minimum-and-maximum": (pair, [nan, one], nan),
         "openvino-float64-is-float32": (_model("Add", TensorProto.DOUBLE, [[1], [1]]), [*third], third[0] + third[1]),
+        "onnxruntime-openvino-nan-in-minimum-and-maximum": (pair, [nan, one], nan),
+        "onnxruntime-openvino-float64-is-float32": (
+            _model("Add", TensorProto.DOUBLE, [[1], [1]]),
+            [*third],
+            third[0] + third[1],
+        ),
         "onnxruntime-tanh-of-subnormals": (_model("Tanh", TensorProto.FLOAT, [[8]]), [subnormal], subnormal),
         "onnxruntime-sigmoid-of-large-negatives": (
             _model("Sigmoid", TensorProto.FLOAT, [[8]]),

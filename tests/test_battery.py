@@ -204,7 +204,7 @@ def test_findings_name_the_class(what):
     assert classes <= set(found)
     assert {found[name] for name in classes} == {failed}
     assert all(name in str(verdict) for name in classes)
-    if what != "negative values":
+    if what not in ("negative values", "NaN", "large values"):
         assert verify(module, model, args).passed  # the given inputs alone do not show it
 
 
