@@ -276,8 +276,8 @@ def check_parameters(cls: type[Fusion], case: Case) -> None:
     else:
         _demand(fusion.require_parameters, f"l = {length}, and require_parameters is False")
         _same(fusion(xs, trial.w.reshape(1, -1)), trial(), "w of shape (1, l)")
-        with torch.no_grad():  # where gradients are recorded, torch.matmul may take another kernel, with other rounding
-            _same(fusion(xs, torch.nn.Parameter(trial.w)), trial(), "w as a Parameter")
+        # for one that wants gradients torch.matmul may take another kernel, with other rounding
+        _same(fusion(xs, torch.nn.Parameter(trial.w, requires_grad=False)), trial(), "w as a Parameter")
 
 
 @_check
