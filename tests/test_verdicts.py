@@ -51,15 +51,41 @@ def test_what_an_operator_of_the_runtime_loses_is_said():
     assert verdict.summary()["known"] == verdict.known
 
 
+def lose_nan(model):
+    """Put a comparison in place of the graph's Max, which hands NaN on."""
+    node = next(n for n in model.graph.node if n.op_type == "Max")
+    larger = onnx.helper.make_node("Greater", list(node.input), ["larger"])
+    model.graph.node.insert(list(model.graph.node).index(node), larger)
+    node.CopyFrom(onnx.helper.make_node("Where", ["larger", *node.input], list(node.output)))
+    return model
+
+
+def test_what_one_output_loses_is_no_excuse_for_another():
+    network = After(lambda h: (h.amax(-1), torch.maximum(h, torch.ones(6))))
+    model = lose_nan(export(network, (X, Y)).model)
+    found = {f.output: bool(f.known) for f in verify(network, model, (X, Y)).findings if f.failed}
+    assert found == dict(zip([output.name for output in model.graph.output], (True, False), strict=True))
+
+
+@pytest.mark.parametrize("inline", ["none", "all"])
+def test_a_fusion_that_loses_nan_fails(inline):
+    class Largest(type(create("max"))):
+        def decompose(self, op, xs, w, *buffers):
+            stack = op.Concat(*[op.Unsqueeze(x, op.integers([0])) for x in xs], axis=0)
+            return op.ReduceMax(stack, op.integers([0]), keepdims=0)
+
+        def decompose_variadic(self, op, xs, w, *buffers):
+            return NotImplemented
+
+    network = nn.Sequential()
+    network.largest, network.forward = Largest(), lambda x, y: network.largest([x, y]).exp()
+    model = export(network, (X, Y), inline=inline, verify=False).model
+    assert {f.failed for f in verify(network, model, (X, Y)).findings if not f.passed} == {"nan"}
+
+
 def test_nan_that_the_file_loses_is_found():
     network = After(lambda h: torch.maximum(h, torch.ones(6)))
-    model = export(network, (X, Y)).model
-    node = next(n for n in model.graph.node if n.op_type == "Max")
-    where = onnx.helper.make_node("Where", ["c", *node.input], list(node.output))
-    model.graph.node.insert(
-        list(model.graph.node).index(node), onnx.helper.make_node("Greater", list(node.input), ["c"])
-    )
-    node.CopyFrom(where)
+    model = lose_nan(export(network, (X, Y)).model)
     assert {f.failed for f in verify(network, model, (X, Y)).findings if not f.passed} == {"nan"}
 
 

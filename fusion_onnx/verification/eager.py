@@ -173,7 +173,8 @@ def _judged(
         return found
     given = models.known, models.file, models.session.providers, trial.case, tensors_of(trial.args)
     known = in_network(*given)
-    return [replace(f, known=known) if f.failed in ("nan", "inf", "error") else f for f in found] if known else found
+    excused = ("nan", "inf", "error")
+    return [replace(f, known=known[f.output]) if f.failed in excused and f.output in known else f for f in found]
 
 
 def _worse(case: str, name: str, eager: torch.Tensor, model: Any, fused: Any, tolerance: Tolerance) -> Finding:

@@ -108,8 +108,10 @@ OPERATORS = (
 
 def in_network(
     differences: Iterable[Difference], model: Any, providers: Sequence[str], values: str, tensors: Sequence[Any]
-) -> str:
-    """Return the titles of the differences that an operator in the model has on these values; empty where none has.
+) -> dict[str, str]:
+    """Return the outputs that the differences of operators in the model reach on these values, each with their titles.
+
+    Operators in fusions' bodies are not asked: their decompositions are chosen, and one that hands NaN on is to be had.
 
     Args:
         differences: what is known.
@@ -119,21 +121,30 @@ def in_network(
         tensors: the model's inputs.
     """
     if [*providers] != ["CPUExecutionProvider"]:
-        return ""
+        return {}
     entries = [d for d in differences if d.runtime in (_CPU, "torch_eager") and d.operators and _any(values, d.values)]
     if not entries:
-        return ""
+        return {}
     import onnx.inliner
 
+    from fusion_onnx.torch_op import DOMAIN
     from fusion_onnx.verification.locate.graph import Graph, loaded
 
-    graph = Graph(onnx.inliner.inline_local_functions(loaded(model)), [])
-    nodes = [(node, d) for d in entries for node in graph.nodes if node.op_type in d.operators]
+    proto = loaded(model)
+    bodies = [(function.domain, function.name) for function in proto.functions if function.domain == DOMAIN]
+    proto = onnx.inliner.inline_selected_functions(proto, bodies, exclude=True)
+    graph = Graph(proto, [node.name.rpartition("/")[0] for node in proto.graph.node])
+    outside = [node for i, node in enumerate(graph.nodes) if i not in graph.group_of]
+    nodes = [(node, d) for d in entries for node in outside if node.op_type in d.operators]
     if not nodes:
-        return ""
+        return {}
     arriving = graph.given([name for node, _ in nodes for name in node.input if name], tensors)
-    titles = [d.title for node, d in nodes if any(_reach(d, arriving[name]) for name in node.input if name)]
-    return "; ".join(dict.fromkeys(titles))
+    found: dict[str, list[str]] = {}
+    for node, d in nodes:
+        if any(_reach(d, arriving[name]) for name in node.input if name):
+            for name in graph.after(node.output).intersection(graph.outputs):
+                found.setdefault(name, []).append(d.title)
+    return {name: "; ".join(dict.fromkeys(titles)) for name, titles in found.items()}
 
 
 def _reach(difference: Difference, value: Any) -> bool:

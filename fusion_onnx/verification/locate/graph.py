@@ -116,6 +116,14 @@ class Graph:
         node = self.nodes[self.maker[value]] if value in self.maker else None
         return node is None or all(self.is_constant(v) for v in node.input if v)
 
+    def after(self, values: Collection[str]) -> set[str]:
+        """Return the values that these reach, and these."""
+        reached = set(values)
+        for node in self.nodes:
+            if reached.intersection(node.input):
+                reached.update(node.output)
+        return reached
+
     def first_group_after(self, value: str) -> Group | None:
         """Return the first fusion that a value reaches."""
         reached = {value}
