@@ -30,7 +30,7 @@ class Fault:
 
     @property
     def room(self) -> str:
-        """Where it is: strategies, bodies, files, runtime or tolerance."""
+        """Where it is: strategies, bodies, files, runtime, tolerance or verdicts."""
         return self.name.partition(":")[0]
 
     def source(self) -> str:
@@ -459,6 +459,71 @@ FAULTS = (
         "            if False and (spoilt",
         "test_battery",
         "findings or tried and max",
+    ),
+    # --- verdicts on networks
+    Fault(
+        "verdicts: one tolerance for all entries",
+        "fusion_onnx/verification/tolerance.py",
+        "            spread = np.maximum(scale * spread, off)\n",
+        "            spread = np.full_like(spread, spread.max(initial=0)) * scale\n",
+        "test_verdicts",
+        "small_column",
+    ),
+    Fault(
+        "verdicts: shadows decide for themselves",
+        "fusion_onnx/verification/tolerance.py",
+        "eager, count=count, underflow=hostile)",
+        "eager, count=count, underflow=hostile, free=True)",
+        "test_verdicts",
+        "right_files or rounding",
+    ),
+    Fault(
+        "verdicts: a run changes the module",
+        "fusion_onnx/verification/repeatable.py",
+        "            self._written.restore()\n",
+        "            pass\n",
+        "test_verdicts",
+        "left_alone",
+    ),
+    Fault(
+        "verdicts: a run changes its arguments",
+        "fusion_onnx/verification/repeatable.py",
+        "self._freed(self.module(*copies(args)))",
+        "self._freed(self.module(*args))",
+        "test_verdicts",
+        "in_place or left_alone",
+    ),
+    Fault(
+        "verdicts: random numbers are not followed",
+        "fusion_onnx/verification/randomness.py",
+        "            reached = True\n        if reached:",
+        "            pass\n        if reached:",
+        "test_verdicts",
+        "random",
+    ),
+    Fault(
+        "verdicts: masks stay as given",
+        "fusion_onnx/verification/trials.py",
+        'if leaf is not new]\n    return [Trial("masks"',
+        'if leaf is new and False]\n    return [Trial("masks"',
+        "test_verdicts",
+        "masks",
+    ),
+    Fault(
+        "verdicts: NaN is left to the battery",
+        "fusion_onnx/verification/trials.py",
+        "        if floating\n        else []",
+        "        if floating is None\n        else []",
+        "test_verdicts",
+        "loses",
+    ),
+    Fault(
+        "verdicts: what one output loses excuses all",
+        "fusion_onnx/verification/known.py",
+        "graph.after(node.output).intersection(graph.outputs)",
+        "graph.outputs",
+        "test_verdicts",
+        "excuse",
     ),
 )
 
