@@ -149,6 +149,14 @@ def test_the_door_is_light(code):
     assert _python(f"import sys; {code}; {HEAVY}") == "[]"
 
 
+def test_a_fusion_s_export_imports_no_compiler():
+    code = (
+        "import sys, torch, fusion_onnx; fusion_onnx.export(fusion_onnx.create('sum'), (list(torch.ones(2, 2)),));"
+        "print(sorted({'torch.onnx', 'torch._dynamo', 'onnxscript.function_libs'} & set(sys.modules)))"
+    )
+    assert _python(code) == "[]"
+
+
 def test_one_strategy_imports_one_file():
     out = _python(
         "import sys, fusion_onnx; fusion_onnx.get('max');"

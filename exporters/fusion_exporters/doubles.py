@@ -11,7 +11,6 @@ import onnx_ir as ir
 import torch
 from onnx_ir import tape
 from onnxscript import opset18
-from onnxscript.function_libs.torch_lib.ops import core
 
 op: Any = opset18
 
@@ -24,6 +23,8 @@ def translations() -> dict[Any, Any]:
 def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
     if isinstance(s, (bool, int, float)) and dtype == ir.DataType.DOUBLE:
         return op.Constant(value=ir.tensor(s, dtype=ir.DataType.DOUBLE))
+    from onnxscript.function_libs.torch_lib.ops import core  # which takes long to import
+
     return core.aten_scalar_tensor(s, dtype)
 
 

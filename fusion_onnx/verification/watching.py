@@ -1,6 +1,7 @@
 """The base of what watches a module's operators while it runs."""
 
 import contextlib
+import sys
 from typing import Any, Self
 
 import torch
@@ -22,13 +23,19 @@ class Watching(TorchDispatchMode):
         self._uncompiled = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._uncompiled.enter_context(torch.compiler.set_stance("force_eager"))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and to import it takes a second
+            self._uncompiled.enter_context(torch.compiler.set_stance("force_eager"))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._uncompiled.close()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled meanwhile; to say so to torch's compiler would import it."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not isinstance(func, HigherOrderOperator):
