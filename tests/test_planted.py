@@ -8,7 +8,8 @@ from tests.planted import FAULTS, plant, verdict
 
 
 def test_every_room_has_faults_and_each_fits_the_source():
-    assert set(Counter(fault.room for fault in FAULTS)) == {"strategies", "bodies", "files", "runtime", "tolerance"}
+    rooms = {"strategies", "bodies", "files", "runtime", "tolerance", "verdicts"}
+    assert set(Counter(fault.room for fault in FAULTS)) == rooms
     assert min(Counter(fault.room for fault in FAULTS).values()) >= 7
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     for fault in FAULTS:
