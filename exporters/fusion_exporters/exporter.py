@@ -1,8 +1,6 @@
 """`export`: from a PyTorch module with fusions in it to a verified ONNX file."""
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from fusion_exporters.inputs import ExportError, Signature, VerificationError, o
 from fusion_exporters.single import observe, single
 from fusion_exporters.tracing import traced
 from fusion_exporters.tuning import Tuning
+from fusion_onnx import files
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.layer import FusionLayer
@@ -100,9 +99,12 @@ def export(
     Raises:
         ExportError: (a ValueError) the module cannot be exported as asked, or what came out differs from it.
         FusionError: the inputs break a fusion's contract.
-        FileExistsError, FileNotFoundError: the file is there already; its folder is not.
+        FileExistsError, FileNotFoundError: the file is there already, or is a pipe or a device; its folder is not.
+        OSError: it cannot be written.
     """
-    target = None if path is None else _target(path, overwrite)
+    target = None if path is None else Path(path)
+    if target is not None:
+        files.vacant(target, overwrite=overwrite)  # it is raised before the work, not after it
     _check(module, opset, inline, optimize)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module) as run:
@@ -120,7 +122,7 @@ def export(
     onnx.checker.check_model(data, full_check=True)
     more = b"" if verdict is None else _noted(proto, "verification", verdict.summary())
     if target is not None:
-        _write(target, data, more)
+        files.write(target, data, more, overwrite=overwrite)
     return ExportResult(target, proto, verdict)
 
 
@@ -200,17 +202,6 @@ def _verified(module: torch.nn.Module, model: bytes, inputs: Signature, provider
         ) from error
 
 
-def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first.")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; name a file in it.")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; pass overwrite=True (--overwrite on the command line) to replace it.")
-    return target
-
-
 def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"export takes a torch.nn.Module; got {type(module).__name__}.")
@@ -251,23 +242,3 @@ def alone(module: torch.nn.Module) -> str:
         return ""
     plain = fusion._record is not None and not fusion.preprocess_functions and not fusion.postprocess_functions
     return fusion.strategy() if plain else ""
-
-
-def _write(target: Path, *parts: bytes) -> None:
-    """Write through a temporary file beside the target, so that no reader ever sees half a model."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
