@@ -20,6 +20,7 @@ from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.rows import SCENARIOS as BENCHED
 from fusion_onnx.bench.rows import Scenario, fusions, machine
+from fusion_onnx.files import write_file
 from fusion_onnx.forms import facts_in
 
 SCENARIOS = (
@@ -88,7 +89,7 @@ def main() -> None:
             times = ", ".join(f"{f} {t['microseconds']:,.1f} ({t['rule']:,.1f})" for f, t in found["forms"].items())
             print(f"{scenario.name}: {name}: {times} µs → {found['chosen']}, {found['regret']:.2f}", flush=True)
     if args.output:
-        args.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_file(args.output, json.dumps({"machine": machine(), "rows": rows}, indent=1).encode(), b"\n")
 
 
 if __name__ == "__main__":

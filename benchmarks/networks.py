@@ -41,6 +41,7 @@ from fusion_onnx import FusionLayer
 from fusion_onnx.bench.contenders import Formula, plain_model
 from fusion_onnx.bench.plot import Panel, bars
 from fusion_onnx.bench.rows import machine, short
+from fusion_onnx.files import write_file
 from models import digits
 
 RESULTS = Path(__file__).parent / "results"
@@ -460,8 +461,8 @@ def main() -> None:
         "rows": [asdict(row) for row in rows],
         "cold start": cold,
     }
-    (options.output / "networks.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    (options.output / "networks.md").write_text(text := table(rows, cold, load), encoding="utf-8")
+    write_file(options.output / "networks.json", json.dumps(data, indent=1).encode(), b"\n")
+    write_file(options.output / "networks.md", (text := table(rows, cold, load)).encode())
     draw(rows, load, options.output / "networks.png")
     print(text)
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fusion_onnx
+from fusion_onnx.files import vacant, write_file, written
 
 if TYPE_CHECKING:
     from fusion_onnx.verification import Verdict
@@ -210,14 +211,12 @@ def run(
     """
     import numpy as np
 
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; pass --overwrite to replace it.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"the folder {output.parent} does not exist; make it first.")
+    vacant(output, overwrite=overwrite)
     session = fusion_onnx.Session(file, provider or "auto")
     results = session.run(_arrays(inputs))
     named = {info.name: np.asarray(array) for info, array in zip(session.outputs, results, strict=True)}
-    _write_arrays(output, named)
+    with written(output, overwrite=overwrite) as stream:
+        _write_arrays(stream, named)
     facts = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in named.items()]
     if as_json:
         _print_json({"path": str(output), "providers": session.providers, "outputs": facts})
@@ -242,19 +241,14 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write an .npz through a temporary file; np.savez cannot take every name an output may have."""
+def _write_arrays(file: BinaryIO, arrays: dict[str, Any]) -> None:
+    """Write an .npz; np.savez cannot take every name an output may have."""
     import numpy as np
 
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                    np.lib.format.write_array(stream, array, allow_pickle=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
 @app.command()
@@ -340,7 +334,7 @@ def matrix(
             report=lambda line: progress.update(task, description=escape(line)),
         )
     if output is not None:
-        output.write_text(found.to_json() + "\n", encoding="utf-8")
+        write_file(output, found.to_json().encode(), b"\n")
     if html is not None:
         from fusion_onnx.verification.report import write_html
 
@@ -358,8 +352,8 @@ def matrix(
 
 def _writable(path: Path | None) -> None:
     """Raise before a long computation what would be raised after it."""
-    if path is not None and not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first.")
+    if path is not None:
+        vacant(path)
 
 
 @app.command()
@@ -464,14 +458,12 @@ def tune(
 
     if output.suffix != ".json":
         raise ValueError(f"the file is JSON and its name ends so: {output}.json.")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; pass --overwrite to replace it.")
-    _writable(output)
+    vacant(output, overwrite=overwrite)
     module, inputs = load_target(target)
     if inputs is None:
         raise ValueError(f"{target} gives no example inputs; the times depend on their sizes.")
     found = measure(module, inputs, provider or "cpu", seconds=seconds, report=lambda name: err.print(f"{name} ..."))
-    found.write(output)
+    found.write(output, overwrite=overwrite)
     if as_json:
         _print_json(json.loads(output.read_text(encoding="utf-8")))
         return
@@ -515,23 +507,24 @@ def bench(
 
     from fusion_onnx import bench as benchmark
 
-    _writable(output)
-    if output is not None and (output.is_file() or ((output / "fusions.json").exists() and not overwrite)):
-        raise FileExistsError(
-            f"{output} exists; name a folder, and pass --overwrite to replace what bench wrote there."
-        )
+    if output is not None and output.is_dir():
+        vacant(output / "fusions.json", overwrite=overwrite)
+    elif output is not None and os.path.lexists(output):
+        raise FileExistsError(f"{output} exists and is no folder; name one for what bench writes.")
+    else:
+        _writable(output)
     for name in strategies or ():
         fusion_onnx.get(name)
     names = strategies or (), scenario or (), contender or ()
     rows = benchmark.run(*names, seconds, dtype=dtype, report=lambda line: err.print(escape(line)))
-    if output is not None:
-        benchmark.write(output, rows)
     if as_json:
         _print_json({"machine": benchmark.machine(), "rows": [dataclasses.asdict(row) for row in rows]})
     elif out.is_terminal:
         out.print(Markdown(benchmark.table(rows)))
     else:
         sys.stdout.write(benchmark.table(rows) + "\n")
+    if output is not None:  # what was measured is shown, should it fail
+        benchmark.write(output, rows, overwrite=overwrite)
 
 
 @app.command()

@@ -12,7 +12,7 @@ _NAMELESS = getattr(os, "O_TMPFILE", 0)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # as FAT says, and networks
 
 
-def write(path: str | os.PathLike[str], *parts: bytes, overwrite: bool = True) -> None:
+def write_file(path: str | os.PathLike[str], *parts: bytes, overwrite: bool = True) -> None:
     """Write a file of these parts, one behind the other; see `written`."""
     with written(path, overwrite=overwrite) as file:
         file.writelines(parts)

@@ -18,9 +18,9 @@ from fusion_exporters.inputs import ExportError, Signature, VerificationError, o
 from fusion_exporters.single import observe, single
 from fusion_exporters.tracing import traced
 from fusion_exporters.tuning import Tuning
-from fusion_onnx import files
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
+from fusion_onnx.files import vacant, write_file
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
@@ -104,7 +104,7 @@ def export(
     """
     target = None if path is None else Path(path)
     if target is not None:
-        files.vacant(target, overwrite=overwrite)  # it is raised before the work, not after it
+        vacant(target, overwrite=overwrite)  # it is raised before the work, not after it
     _check(module, opset, inline, optimize)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module) as run:
@@ -122,7 +122,7 @@ def export(
     onnx.checker.check_model(data, full_check=True)
     more = b"" if verdict is None else _noted(proto, "verification", verdict.summary())
     if target is not None:
-        files.write(target, data, more, overwrite=overwrite)
+        write_file(target, data, more, overwrite=overwrite)
     return ExportResult(target, proto, verdict)
 
 

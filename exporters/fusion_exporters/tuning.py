@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import ExportError, VerificationError
 from fusion_exporters.single import Isolated
+from fusion_onnx.files import write_file
 from fusion_onnx.runtime import Session, SessionError
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate.recording import dtype_of, record
@@ -60,10 +61,10 @@ class Tuning:
 
         return min(found, key=distance).form if found else None
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file."""
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write the file; raises OSError where it cannot be written, or is there and not to be replaced."""
         data = {"format": FORMAT, "machine": self.machine, "fusions": [asdict(e) for e in self.entries]}
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(data, indent=1).encode(), b"\n", overwrite=overwrite)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Tuning":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_onnx.bench.rows import SCENARIOS, Row, machine, short
+from fusion_onnx.files import written
 
 _NAMES = {
     "ours": "fusion-onnx",
@@ -94,7 +95,8 @@ def bars(
                     label.set(color=_OURS, fontweight="bold")
     figure.suptitle(title, fontsize=16, fontweight="bold", x=0.01, ha="left", color=_TEXT)
     figure.supxlabel(notes, fontsize=10.5, x=0.01, ha="left", color="#555555")
-    figure.savefig(path, dpi=100, facecolor="white")
+    with written(path) as file:
+        figure.savefig(file, format="png", dpi=100, facecolor="white")
 
 
 def _bar(axis: Any, place: int, multiples: Sequence[float], colour: str, ours: str, longest: float) -> None:
@@ -191,7 +193,8 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     )
     handles = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
-    figure.savefig(path, dpi=120)
+    with written(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def growth(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: Path) -> None:
@@ -218,4 +221,5 @@ def growth(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path
         panel.grid(which="major", color="#e6e6e6", linewidth=0.5)
         panel.legend(fontsize=8, frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with written(path) as file:
+        figure.savefig(file, format="png", dpi=120)

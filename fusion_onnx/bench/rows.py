@@ -28,6 +28,7 @@ import fusion_onnx
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS, Absent, exported, plainly_exported
+from fusion_onnx.files import write_file
 from fusion_onnx.forms import facts_in
 from fusion_onnx.parity import float_dtype
 from fusion_onnx.runtime._probe import first_line
@@ -251,12 +252,15 @@ def run(
     return rows
 
 
-def write(folder: Path, rows: list[Row]) -> None:
-    """Write the rows as fusions.json and fusions.md, and where matplotlib is installed as two plots, short and full."""
+def write(folder: Path, rows: list[Row], *, overwrite: bool = True) -> None:
+    """Write the rows as fusions.json and fusions.md, and where matplotlib is installed as two plots, short and full.
+
+    Raises FileExistsError where fusions.json is there and not to be replaced; the rest is not looked at.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = {"machine": machine(), "rows": [asdict(r) for r in rows]}
-    (folder / "fusions.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    (folder / "fusions.md").write_text(table(rows) + "\n", encoding="utf-8")
+    write_file(folder / "fusions.json", json.dumps(data, indent=1).encode(), b"\n", overwrite=overwrite)
+    write_file(folder / "fusions.md", table(rows).encode(), b"\n")
     with contextlib.suppress(ImportError):
         from fusion_onnx.bench.plot import ratios, summary
 

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_onnx.files import vacant, write_file
 from fusion_onnx.verification.compare import BINS
 from fusion_onnx.verification.verdict import Verdict
 
@@ -55,14 +56,13 @@ def write_html(
     """Write the page to a file, replacing one that is there; the arguments are those of `html`.
 
     Raises:
-        FileNotFoundError: the file's folder does not exist. ValueError, ImportError: as `html`.
+        FileNotFoundError: the file's folder does not exist. OSError: it cannot be written.
+        ValueError, ImportError: as `html`.
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first.")
+    vacant(path)
     page = html(matrix=matrix, verdict=verdict, location=location, checks=checks, title=title)
-    target.write_bytes(page.encode("utf-8", "backslashreplace"))  # a runtime's message may hold half a surrogate pair
-    return target
+    write_file(path, page.encode("utf-8", "backslashreplace"))  # a runtime's message may hold half a surrogate pair
+    return Path(path)
 
 
 def html(

@@ -42,9 +42,12 @@ def compile_library(target: Path = HERE / LIBRARY, flags: Sequence[str] = ()) ->
             done = subprocess.run([*command, *step, *flags], capture_output=True, text=True, check=False)
             if done.returncode:
                 return f"{command[0]} failed: {(done.stderr.strip() or 'no word why').splitlines()[0]}"
-        part = target.with_suffix(".part")
-        shutil.copy(linked, part)
-        os.replace(part, target)  # a library that is loaded must not change under its readers
+        part = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")  # of this build alone
+        try:
+            shutil.copy(linked, part)
+            os.replace(part, target)  # a library that is loaded must not change under its readers
+        finally:
+            part.unlink(missing_ok=True)
     return ""
 
 
