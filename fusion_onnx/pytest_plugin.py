@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fusion_onnx
+from fusion_onnx.files import vacant
 
 if TYPE_CHECKING:
     from fusion_onnx.verification import Verdict
@@ -38,8 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not chosen or hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller writes
         return
     path = Path(chosen).absolute()
-    if not path.parent.is_dir():
-        raise pytest.UsageError(f"--fusion-report: the folder {path.parent} does not exist; make it first.")
+    try:
+        vacant(path)
+    except OSError as error:
+        raise pytest.UsageError(f"--fusion-report: {error}") from error
     if find_spec("jinja2") is None:
         raise pytest.UsageError("--fusion-report needs jinja2, which comes with torch: pip install jinja2")
     config.pluginmanager.register(_Page(path), "fusion_onnx_report")

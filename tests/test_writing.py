@@ -12,9 +12,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
+import fusion_onnx
+from fusion_exporters.tuning import Tuning
 from fusion_onnx import files
+from fusion_onnx.cli import app
+from fusion_onnx.verification.report import write_html
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and signals of POSIX")
 
@@ -158,6 +165,10 @@ def test_of_processes_that_race_one_succeeds(tmp_path):
 
 @pytest.mark.parametrize("over", ["over", "new"])
 def test_a_killed_process_leaves_no_half(tmp_path, over):
+    handle, nameless = files._opened(tmp_path / "part", 0o600)
+    os.close(handle)
+    if not nameless:
+        pytest.skip("this file system has no files without a name")
     draw = random.Random(over)
     for _ in range(10):
         one = process(ENDLESS, tmp_path, over, "nameless")
@@ -263,6 +274,53 @@ def test_names_as_long_as_they_may_be(tmp_path, way, overwrite):
     with pytest.raises(FileNotFoundError, match=r"the folder .*absent does not exist; make it first"):
         files.vacant(tmp_path / "absent" / "x", overwrite=overwrite)
     assert [len(name) for name in os.listdir(tmp_path)] == [255]
+
+
+def exported(path):
+    xs = [torch.ones(2, 3), torch.ones(2, 3)]
+    fusion_onnx.export(fusion_onnx.create("sum"), (xs,), path, verify=False, overwrite=True)
+
+
+def arrays(path):
+    model = path.with_suffix(".model")
+    exported(model)
+    np.savez(model.with_suffix(".npz"), x1=np.ones((2, 3), np.float32), x2=np.ones((2, 3), np.float32))
+    command = ["run", str(model), "-i", str(model.with_suffix(".npz")), "-o", str(path), "-p", "cpu", "--overwrite"]
+    done = CliRunner().invoke(app, command)
+    if done.exit_code:
+        raise FileExistsError(done.stderr)
+    assert np.load(path)["y"].tolist() == [[2.0] * 3] * 2
+
+
+def plotted(path):
+    pytest.importorskip("matplotlib")
+    from fusion_onnx.bench import plot
+
+    plot.growth({"n": {"sum": [(1, 1.0), (1000, 2.0)]}}, path)
+
+
+WRITERS = {
+    "a model": exported,
+    "arrays": arrays,
+    "a tuning": lambda path: Tuning().write(path),
+    "a page": lambda path: write_html(path, checks=[]),
+    "a plot": plotted,
+}
+
+
+@pytest.mark.parametrize("what", WRITERS)
+def test_all_that_write_keep_links_and_modes_and_refuse_pipes(tmp_path, what):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o600)
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    WRITERS[what](tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() != b"old"
+    assert mode(tmp_path / "file") == 0o600
+    with pytest.raises(FileExistsError, match="is a pipe"):
+        WRITERS[what](tmp_path / "pipe")
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
 READ_ONLY = """
