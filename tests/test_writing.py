@@ -186,15 +186,15 @@ def test_a_killed_process_leaves_no_half(tmp_path, over):
 
 
 def test_the_umask_is_not_touched(tmp_path, way, monkeypatch):
-    before = os.umask(0o027)
+    before = os.umask(0o007)
     try:
         monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is the process's, not the thread's"))
         race(4, lambda i: [files.write_file(tmp_path / f"{i}.{n}", b"") for n in range(20)])
     finally:
         monkeypatch.undo()
         after = os.umask(before)
-    assert after == 0o027
-    assert {mode(path) for path in tmp_path.iterdir()} == {0o640}
+    assert after == 0o007
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o660}
 
 
 def test_modes_are_kept(tmp_path, way):
