@@ -29,6 +29,7 @@ from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.base import function, not_given
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import Form, form, forms_of
+from fusion_onnx.functions import FunctionList
 
 __all__ = ["Case", "Form", "Fusion", "FusionError", "form", "function"]
 
@@ -85,6 +86,7 @@ class _Contract(type):
                 raise _OptionError(f"{cls.__name__} has no option {key!r}.{hint} Its options are {', '.join(known)}.")
         fusion = super().__call__(*args, **kwargs)
         fusion._settle()
+        fusion._settled = True
         return fusion
 
 
@@ -96,6 +98,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     Each option of a constructor is kept in an attribute of the same name; that is how `to_config` finds it. Tensors
     that belong to the options (fixed weights, random projections) are buffers, and reach `fuse` and `decompose` as
     further arguments after `w`, in the order they were registered.
+
+    `pre_process` and `post_process` are hooks: overridden in a subclass or set on an instance, they are what runs and
+    what is exported. A subclass that overrides `fuse` gives `decompose` anew, or is traced: its parent's `decompose`,
+    `reference`, forms, bound and `exact`, `bitwise`, `entrywise` are those of another `fuse`. (`decompose =
+    Parent.decompose` in the class vouches for it.) Options are fixed when a fusion is made.
 
     Args:
         dims: the last dimension of each input; may be left out where `needs_dims` is False.
@@ -141,10 +148,14 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     _op: ClassVar[Any] = None
     _alias_of: ClassVar[type["Fusion"] | None] = None
+    _settled: bool = False
+    _altered: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("_alias_of") is None:
+            cls._leave_out_what_another_fuse_has()
+            cls._fuse_as_written, cls._decompose_as_written = cls.fuse, cls.decompose
             cls._op = torch_op.declare(cls) if cls.is_strategy() else None
 
     def __init__(
@@ -173,13 +184,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         if self.dims is None and self.needs_dims:
             raise FusionError(f"{self.strategy()} needs the widths of its inputs: give dims=[n_1, ..., n_k].")
         self.require_parameters = bool(require_parameters)
-        self.preprocess_functions = _given_once("preprocess", preprocess_functions, preprocess_function_configs)
-        self.postprocess_functions = _given_once("postprocess", postprocess_functions, postprocess_function_configs)
-        modules = [
-            f for f in (*self.preprocess_functions, *self.postprocess_functions) if isinstance(f, torch.nn.Module)
-        ]
-        if modules:  # registered, so that .to(), eval() and state_dict() reach them
-            self.process_modules = torch.nn.ModuleList(modules)
+        self._functions: dict[str, tuple[Any, ...]] = {"pre_process": (), "post_process": ()}
+        self._set_functions(
+            pre_process=_given_once("preprocess", preprocess_functions, preprocess_function_configs),
+            post_process=_given_once("postprocess", postprocess_functions, postprocess_function_configs),
+        )
 
     # --- what a strategy gives ------------------------------------------------------------------------------------
 
@@ -281,16 +290,12 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """
         if type(self).fuse is Fusion.fuse:
             not_given(self, "forward")
-        xs = self.check_inputs(x)
-        if self.preprocess_functions:
-            xs = self._preprocess_all(xs)
-        w = self._checked_w(w, xs)
-        buffers = self._checked_buffers(xs[0])
+        xs, w, buffers = self._operands(x, w)
         if self._op is None or self._record is None:
             y = self._evaluate(xs, w, buffers)
         else:
             y = self._op(xs, buffers if w is None else [*buffers, w], self._record)
-        return self.post_process(y) if self.postprocess_functions else y
+        return self._postprocess(y) if self.processes("post_process") else y
 
     def get_dim(self, index: int) -> int:
         """Return the width of input `index`; raises a ValueError that is also an IndexError where there is none."""
@@ -309,12 +314,15 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return 0 if self.dims is None else len(self.dims)
 
     def pre_process(self, x: Tensor, device: str = "cpu") -> Tensor:
-        """Apply the preprocess functions to a tensor, in order."""
-        return self.func_x(x, self.preprocess_functions, device)
+        """Apply the preprocess functions to a tensor, in order; a hook, which a subclass or an instance overrides.
+
+        x: the inputs stacked along a new first axis where their shapes agree, else one after the other.
+        """
+        return self.func_x(x, self._checked_functions("pre_process"), device)
 
     def post_process(self, x: Tensor, device: str = "cpu") -> Tensor:
-        """Apply the postprocess functions to a tensor, in order."""
-        return self.func_x(x, self.postprocess_functions, device)
+        """Apply the postprocess functions to the output, in order; a hook, which a subclass or an instance overrides."""
+        return self.func_x(x, self._checked_functions("post_process"), device)
 
     def to_config(self) -> dict[str, Any]:
         """Return the fusion as plain data, `{"function_class": ..., "function_parameters": {...}}`.
@@ -333,7 +341,133 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
         What a dtype sees of them is in a copy: `copy.deepcopy(fusion).to(dtype).buffer_arrays()`.
         """
-        return [b.detach().cpu().double().numpy() for b in self._buffers.values() if b is not None]
+        return [b.detach().cpu().double().numpy() for b in self._operand_buffers().values()]
+
+    # --- pre- and postprocess functions ---------------------------------------------------------------------------
+
+    @property
+    def preprocess_functions(self) -> FunctionList:
+        """The functions applied to the inputs, as a list: modules that are put into it, or assigned, are registered."""
+        return FunctionList(lambda: self._applied("pre_process"), lambda new: self._set_functions(pre_process=new))
+
+    @preprocess_functions.setter
+    def preprocess_functions(self, given: Any) -> None:
+        self._set_functions(pre_process=_functions.resolve(given))
+
+    @property
+    def postprocess_functions(self) -> FunctionList:
+        """The functions applied to the output, likewise."""
+        return FunctionList(lambda: self._applied("post_process"), lambda new: self._set_functions(post_process=new))
+
+    @postprocess_functions.setter
+    def postprocess_functions(self, given: Any) -> None:
+        self._set_functions(post_process=_functions.resolve(given))
+
+    def processes(self, hook: str) -> bool:
+        """Return whether `pre_process`, or `post_process`, does anything: it has functions, or is overridden."""
+        return bool(self._functions[hook]) or hook in self.__dict__ or getattr(type(self), hook) is not _WRITTEN[hook]
+
+    def is_bare(self) -> bool:
+        """Return whether a call computes what `fuse` gives for the inputs, and nothing before or after it."""
+        written = "forward" not in self.__dict__ and type(self).forward is _WRITTEN["forward"]
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        processed = self.processes("pre_process") or self.processes("post_process")
+        return self.is_strategy() and written and not hooks and not processed and not self._altered
+
+    def _applied(self, hook: str) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Return a hook's functions; modules are kept by their place in `process_modules`, where one may replace them."""
+        return tuple(self.process_modules[f] if isinstance(f, int) else f for f in self._functions[hook])
+
+    def _set_functions(self, **given: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        """Keep the functions of one hook or both, and register their modules: .to(), eval(), state_dict() reach them."""
+        functions = {hook: self._applied(hook) for hook in self._functions} | given
+        modules: list[torch.nn.Module] = []
+        kept: dict[str, tuple[Any, ...]] = {}
+        for hook, each in functions.items():
+            kept[hook] = ()
+            for f in each:
+                if isinstance(f, torch.nn.Module):
+                    modules.append(f)
+                kept[hook] += (len(modules) - 1 if isinstance(f, torch.nn.Module) else f,)
+        for f in (f for each in functions.values() for f in each):  # behind the others, whose names stay
+            owner = _functions.module_of(f)
+            if owner is not None and not any(owner is module for module in modules):
+                modules.append(owner)
+        self._functions = kept
+        if modules:
+            self.process_modules = torch.nn.ModuleList(modules)
+        else:
+            self._modules.pop("process_modules", None)
+
+    def _checked_functions(self, hook: str) -> tuple[Callable[[Tensor], Tensor], ...]:
+        functions = self._applied(hook)
+        if not self.training and not torch.compiler.is_compiling():
+            for f in functions:
+                for module in _functions.trained_unseen(f):
+                    raise FusionError(
+                        f"{self.name}: the function {_functions.describe(f)} holds a {type(module).__name__} in "
+                        "training mode, which eval() does not reach there. Give the module itself as the function, or "
+                        "one that holds it."
+                    )
+        return functions
+
+    # --- what is assigned later -----------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; raises AttributeError for an option, which is fixed when a fusion is made."""
+        if name in _PROCESS:
+            object.__setattr__(self, name, value)  # torch would register a module under this name
+            return
+        if self._settled and type(self).fuse is not Fusion.fuse:
+            self._check_assignment(name, value)
+        if name == "device":
+            value = str(value)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute; raises AttributeError for an option or a buffer of the strategy's."""
+        if self._settled and (name in self.options() or name in self._buffer_names):
+            raise AttributeError(f"{self.name}: {name} decides what {type(self).__name__} computes; it stays.")
+        super().__delattr__(name)
+
+    def _check_assignment(self, name: str, value: Any) -> None:
+        if name in self._buffer_names:
+            held = getattr(self, name)
+            if type(value) is not Tensor or value.shape != held.shape:
+                got = list(value.shape) if isinstance(value, Tensor) else value
+                raise AttributeError(
+                    f"{self.name}: {name} is a buffer of shape {list(held.shape)}, and takes a tensor of that shape; "
+                    f"got {type(value).__name__} {got}."
+                )
+        elif name in self.options() and name not in ("name", "device"):
+            raise AttributeError(
+                f"{self.name}: {name} is fixed when the fusion is made; build another one: "
+                f"{type(self).__name__}(..., {name}={value!r}), or fusion_onnx.from_config(config) where config is "
+                f"fusion.to_config() with {name!r} changed in its 'function_parameters'."
+            )
+        elif name == "decompose" or hasattr(getattr(type(self), name, None), "_fusion_onnx_form"):
+            raise AttributeError(f"{self.name}: {name} belongs to the class; subclass {type(self).__name__}.")
+        elif self._decides(name):  # the torch op knows nothing of it: the fusion computes for itself, and is traced
+            self.__dict__.update(_record=None, _altered=True)
+
+    def _decides(self, name: str) -> bool:
+        """Whether the maths may read an attribute: one that the class has, or plain state of the constructor's."""
+        if name in ("forward", *_HOOKS) or hasattr(torch.nn.Module, name) or hasattr(function, name):
+            return False
+        return hasattr(type(self), name) or (name in self.__dict__ and _is_plain_state(name, self.__dict__[name]))
+
+    @classmethod
+    def _leave_out_what_another_fuse_has(cls) -> None:
+        """Drop what the class inherits from one with another `fuse`, which it describes: its body, forms, bound."""
+        mro = cls.__mro__
+        fuses = [base.fuse if issubclass(base, Fusion) else cls.fuse for base in mro]
+        end = next((i for i, fuse in enumerate(fuses) if fuse not in (cls.fuse, Fusion.fuse)), len(mro))
+        own = {name for base in mro[:end] for name in vars(base)}
+        for name in {name for base in mro[end:] if base is not Fusion for name in vars(base)} - own:
+            if name in _OF_FUSE:
+                setattr(cls, name, vars(Fusion)[name])
+            elif hasattr(getattr(cls, name), "_fusion_onnx_form"):
+                setattr(cls, name, None)
 
     # --- names and options ----------------------------------------------------------------------------------------
 
@@ -368,7 +502,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def extra_repr(self) -> str:
         """Show the options that were given, in `print(model)`."""
         options = self.options()
-        shown = {k: v for k, v in self.__dict__.items() if k in options and v != options[k].default and k != "name"}
+        values = {**self.__dict__, **{key: tuple(getattr(self, key)) for key in _PROCESS}}
+        shown = {k: v for k, v in values.items() if k in options and v != options[k].default and k != "name"}
         return ", ".join(f"{key}={_short(value)}" for key, value in shown.items() if value not in ((), None))
 
     def reset_parameters(self, w: Tensor) -> None:
@@ -440,10 +575,27 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                     "Inputs are never broadcast: expand them first."
                 )
 
+    def _operands(
+        self, x: Sequence[Tensor], w: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+        """Return what the maths gets: the inputs, checked and preprocessed, w (l,), and the buffers."""
+        xs = self.check_inputs(x)
+        if self.processes("pre_process"):
+            xs = self._preprocess_all(xs)
+        return xs, self._checked_w(w, xs), self._checked_buffers(xs[0])
+
+    def _postprocess(self, y: Tensor) -> Tensor:
+        processed = self.post_process(y)
+        if not isinstance(processed, Tensor):
+            raise FusionError(f"{self.name}: post_process returns a tensor; it returned {type(processed).__name__}.")
+        return processed
+
     def _preprocess_all(self, xs: list[Tensor]) -> list[Tensor]:
         if all(t.shape == xs[0].shape for t in xs):
             stacked = torch.stack(xs)
             processed = self.pre_process(stacked)
+            if not isinstance(processed, Tensor):
+                raise FusionError(f"{self.name}: pre_process returns a tensor; it returned {type(processed).__name__}.")
             if processed.ndim < 2 or processed.shape[0] != len(xs):
                 raise FusionError(
                     f"{self.name}: preprocess functions see inputs of one shape stacked along a new first axis, and "
@@ -476,14 +628,18 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return w if w.ndim == 1 else w.reshape(-1)
 
     def _checked_buffers(self, like: Tensor) -> list[Tensor]:
-        buffers = list(self._buffers.values())
-        for name, buffer in self._buffers.items():
-            if buffer is not None and buffer.device != like.device:
+        buffers = self._operand_buffers()
+        for name, buffer in buffers.items():
+            if buffer.device != like.device:
                 raise FusionError(
                     f"{self.name}: {name} is on {buffer.device}, the inputs on {like.device}; "
                     f"move the fusion: fusion.to({str(like.device)!r})."
                 )
-        return [b.to(like.dtype) for b in buffers if b is not None]
+        return [b.to(like.dtype) for b in buffers.values()]
+
+    def _operand_buffers(self) -> dict[str, Tensor]:
+        """Return the constructor's buffers: one that is registered later is no part of the maths."""
+        return {name: getattr(self, name) for name in self._buffer_names}
 
     # --- the torch op ---------------------------------------------------------------------------------------------
 
@@ -491,6 +647,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """Check what the finished constructor holds, and make the fusion known to its torch op."""
         if self.dims is not None and type(self).calculate_n is not Fusion.calculate_n:
             self.calculate_n(self.dims)
+        self._buffer_names = tuple(name for name, buffer in self._buffers.items() if buffer is not None)
         if not self.is_strategy():
             self._record: str | None = None
             return
@@ -500,7 +657,6 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                 f"{type(self).__name__} keeps parameters {state} of its own; a strategy takes them through w, "
                 "so that the exported function does. Count them in calculate_l, or give a forward instead of fuse."
             )
-        self._buffer_names = tuple(name for name, buffer in self._buffers.items() if buffer is not None)
         if self.require_parameters and not self._trains():
             raise FusionError(
                 f"{self.strategy()} has no parameters to train (l = 0); leave require_parameters=True out, or take a "
@@ -537,17 +693,16 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         else:
             stand_in = type(self).__new__(type(self))
             torch.nn.Module.__init__(stand_in)
-            held = {"_parameters", "_buffers", "_modules", "preprocess_functions", "postprocess_functions"}
+            held = {"_parameters", "_buffers", "_modules", "_functions", "_settled"}
             stand_in.__dict__.update({k: v for k, v in self.__dict__.items() if k not in held})
-            stand_in.preprocess_functions = stand_in.postprocess_functions = ()
+            stand_in._functions = {"pre_process": (), "post_process": ()}
             torch_op.publish(self._op, self._record, stand_in)
 
     def _check_like(self, other: "Fusion") -> None:
         """Refuse plain state that is no option: two fusions with equal options compute the same."""
         for key, value in self.__dict__.items():
-            plain = isinstance(value, (bool, int, float, str, tuple, list)) and not key.startswith("_")
             before = other.__dict__.get(key, value)
-            if plain and key not in ("name", "device", "training", *_PROCESS) and _plain(before) != _plain(value):
+            if _is_plain_state(key, value) and _plain(before) != _plain(value):
                 raise FusionError(
                     f"{type(self).__name__} keeps {key}={value!r}, which its options do not decide (before, it was "
                     f"{before!r}). Make {key} an option, or a buffer."
@@ -580,6 +735,13 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
 
 _PROCESS = ("preprocess_functions", "postprocess_functions")
+_HOOKS = ("pre_process", "post_process")
+_WRITTEN = {name: vars(Fusion)[name] for name in ("forward", *_HOOKS)}
+_OF_FUSE = (
+    *("decompose", "reference", "error_bound", "coefficients", "forms", "_form_method"),
+    *("exact", "bitwise", "entrywise"),
+)
+"""What describes one `fuse`, and is no other's."""
 _BASE_OPTIONS = frozenset(Fusion.options())
 
 
@@ -604,6 +766,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu().tolist()
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_plain_state(name: str, value: Any) -> bool:
+    """Whether an attribute is such that the maths may depend on it: public and plain, and not the contract's own."""
+    free = name.startswith("_") or name in ("name", "device", "training")
+    return not free and isinstance(value, (bool, int, float, str, tuple, list))
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,8 @@ A function of your own gets a name with `register_function("double", double)`.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import torch
@@ -83,9 +84,99 @@ def resolve(given: Any) -> tuple[Function, ...]:
         if inspect.isclass(given):
             raise FusionError(f"{given.__name__} is a class; give an instance of it: {given.__name__}().")
         return (given,)
-    if isinstance(given, (list, tuple)):
+    if isinstance(given, (list, tuple, FunctionList)):
         return tuple(f for one in given for f in resolve(one))
     raise FusionError(f"a function is a callable, a module, a name, a config, or a list of these; got {given!r}.")
+
+
+class FunctionList(MutableSequence[Function]):
+    """A fusion's pre- or postprocess functions: a list that hands each change to the fusion, which registers modules.
+
+    `fusion.preprocess_functions.append("relu")`, `[0] = torch.nn.Dropout()`, `+= [f, g]`, `.clear()`.
+    """
+
+    def __init__(self, read: Callable[[], Sequence[Function]], write: Callable[[tuple[Function, ...]], None]) -> None:
+        self._read, self._write = read, write
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read()[index]
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self._read())
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        functions: list[Any] = list(self._read())
+        functions[index] = value
+        self._write(resolve(functions))
+
+    def __delitem__(self, index: Any) -> None:
+        functions = list(self._read())
+        del functions[index]
+        self._write(tuple(functions))
+
+    def insert(self, index: int, value: Any) -> None:
+        """Put a function, given in any way that the constructor takes, before the one at `index`."""
+        functions: list[Any] = list(self._read())
+        functions.insert(index, value)
+        self._write(resolve(functions))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (list, tuple, FunctionList)) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self._read()))
+
+
+def module_of(function: Any) -> torch.nn.Module | None:
+    """Return the module that a function calls as a whole: itself, that of a partial, of a bound `forward`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, types.MethodType) and isinstance(function.__self__, torch.nn.Module):
+        # another method may be that of a network which holds the fusion: registered, it would hold itself
+        whole = function.__name__ in ("forward", "_wrapped_call_impl", "_call_impl")
+        return function.__self__ if whole else None
+    return function if isinstance(function, torch.nn.Module) else None
+
+
+def trained_unseen(function: Any) -> Iterator[torch.nn.Module]:
+    """Yield modules in training mode, where it makes a difference, that a function holds and nothing registers."""
+    for held in _held(function, 3):
+        for module in held.modules():
+            if module.training and (isinstance(module, _BY_MODE) or getattr(module, "dropout", None)):
+                yield module
+
+
+_BY_MODE = (
+    torch.nn.modules.dropout._DropoutNd,
+    torch.nn.modules.batchnorm._BatchNorm,
+    torch.nn.RReLU,
+)
+
+
+def _held(value: Any, depth: int) -> Iterator[torch.nn.Module]:
+    """Yield what stands in a partial's arguments, a closure, defaults, a bound method; lists of these too."""
+    inner: list[Any] = []
+    if isinstance(value, functools.partial):
+        inner = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, types.MethodType):
+        inner = [value.__func__, value.__self__]
+    elif isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+        inner = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif isinstance(value, (list, tuple)):
+        inner = [*value]
+    elif isinstance(value, dict):
+        inner = [*value.values()]
+    for part in inner if depth else ():
+        if isinstance(part, torch.nn.Module):
+            yield part
+        else:
+            yield from _held(part, depth - 1)
 
 
 def to_configs(functions: Iterable[Function]) -> dict[str, Any] | list[dict[str, Any]] | None:

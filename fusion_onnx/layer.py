@@ -10,6 +10,14 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 
 
+def bare_fusion(module: torch.nn.Module) -> Fusion | None:
+    """Return the fusion where a module is one, or a layer of one, and nothing else runs when it is called."""
+    if type(module) is not FusionLayer:
+        return module if isinstance(module, Fusion) and module.is_bare() else None
+    own = "forward" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks
+    return module.fusion if module.fusion.is_bare() and not own else None
+
+
 class FusionLayer(torch.nn.Module):
     """A fusion together with its parameters `w`, an nn.Parameter of shape (1, l); none where l = 0.
 

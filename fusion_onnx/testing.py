@@ -225,7 +225,7 @@ def check_reference(cls: type[Fusion], case: Case) -> None:
         return
     for seed in range(3):
         trial = _Trial(cls, case, lead=(5,))
-        if trial.fusion.preprocess_functions or trial.fusion.postprocess_functions:
+        if trial.fusion.processes("pre_process") or trial.fusion.processes("post_process"):
             return  # the reference leaves them out
         generator = torch.Generator().manual_seed(seed)
         positive = all(bool((x > 0).all()) for x in trial.xs)
@@ -421,7 +421,7 @@ def check_rounding(cls: type[Fusion], case: Case) -> None:
         return
     for dtype in (torch.float16, torch.bfloat16):
         trial = _Trial(cls, case, dtype=dtype)
-        if trial.fusion.preprocess_functions or trial.fusion.postprocess_functions:
+        if trial.fusion.processes("pre_process") or trial.fusion.processes("post_process"):
             return  # they compute as they like
         wide = copy.deepcopy(trial.fusion).to(dtype).float()  # buffers are rounded as the inputs are
         w = None if trial.w is None else trial.w.float()
@@ -468,7 +468,7 @@ def check_purity(cls: type[Fusion], case: Case) -> None:
     _same(trial(tuple(trial.xs)), y, "the output for a tuple of inputs")
     strided = [x.mT.contiguous().mT for x in trial.xs]
     _near(trial(strided), y, "the output for inputs that are not contiguous")
-    if _base_forward(cls) and not trial.fusion.postprocess_functions:
+    if _base_forward(cls) and not trial.fusion.processes("post_process"):
         shared = {t.untyped_storage().data_ptr() for t in given} & {y.untyped_storage().data_ptr()}
         _demand(not shared, "the output shares memory with an input")
 

@@ -21,7 +21,7 @@ from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.files import vacant, write_file
-from fusion_onnx.layer import FusionLayer
+from fusion_onnx.layer import bare_fusion
 from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
@@ -237,8 +237,5 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
 
 def alone(module: torch.nn.Module) -> str:
     """Return the fusion's strategy where the model is one that combines its inputs entry by entry, and nothing else."""
-    fusion = module.fusion if isinstance(module, FusionLayer) else module
-    if not isinstance(fusion, Fusion) or not fusion.entrywise or not fusion.is_strategy():
-        return ""
-    plain = fusion._record is not None and not fusion.preprocess_functions and not fusion.postprocess_functions
-    return fusion.strategy() if plain else ""
+    fusion = bare_fusion(module)
+    return fusion.strategy() if fusion is not None and fusion.entrywise and fusion._record is not None else ""

@@ -20,7 +20,7 @@ from fusion_exporters.inputs import Signature
 from fusion_exporters.tracing import SCOPES, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer
+from fusion_onnx.layer import FusionLayer, bare_fusion
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
 
 IR_VERSION = 10
@@ -178,15 +178,13 @@ def _may_be_single(module: torch.nn.Module) -> bool:
     fusion = module.fusion if type(module) is FusionLayer else module
     if type(fusion) is Isolated:
         return True
-    if not isinstance(fusion, Fusion) or not fusion.is_strategy():
+    if not isinstance(fusion, Fusion) or bare_fusion(module) is None:
         return False
-    parts = {id(part): part for part in (module, fusion)}.values()
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
     names = {name for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers())}
     prefix = "" if module is fusion else "fusion."
     buffers = {f"{prefix}{name}" for name in fusion._buffers}
     odd = any(isinstance(buffer, torch.nn.Parameter) for buffer in fusion._buffers.values())
-    return not hooked and not odd and names <= {*buffers, *(["w"] if prefix else [])}
+    return not odd and names <= {*buffers, *(["w"] if prefix else [])}
 
 
 def _is_ours(module: torch.nn.Module) -> bool:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer
+from fusion_onnx.layer import FusionLayer, bare_fusion
 from fusion_onnx.verification.shadow import LARGER, Shadows
 
 Array = npt.NDArray[np.float64]
@@ -78,16 +78,13 @@ def unit(dtype: torch.dtype) -> float:
 
 def bare_call(module: torch.nn.Module, args: Sequence[Any]) -> tuple[Fusion, list[Tensor], Tensor | None] | None:
     """Return fusion, inputs and parameters where the module is a fusion, or a layer of one, and nothing else."""
+    fusion = bare_fusion(module)
+    if fusion is None or not args:
+        return None
     if isinstance(module, FusionLayer):
         xs = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-        return (module.fusion, list(xs), getattr(module, "w", None)) if _plain(module.fusion) else None
-    if isinstance(module, Fusion) and _plain(module) and args:
-        return module, list(args[0]), args[1] if len(args) > 1 else None
-    return None
-
-
-def _plain(fusion: Fusion) -> bool:
-    return fusion.is_strategy() and not fusion.preprocess_functions and not fusion.postprocess_functions
+        return fusion, fusion.check_inputs(list(xs)), module.w
+    return fusion, fusion.check_inputs(list(args[0])), args[1] if len(args) > 1 else None
 
 
 def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance | None:
@@ -99,7 +96,7 @@ def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance
     arithmetic = Arithmetic(torch.float32 if storage in _LOW_PRECISION and not fusion.exact else storage)
     wide = [x.detach().cpu().double() for x in xs]
     flat = None if w is None else w.detach().cpu().double().reshape(-1)
-    buffers = [b.detach().to(storage).cpu().double() for b in fusion._buffers.values() if b is not None]
+    buffers = [b.detach().to(storage).cpu().double() for b in fusion._operand_buffers().values()]
     with torch.no_grad():
         # NaN and Inf decide nothing but their own row, where positions are compared and no error
         w64 = None if flat is None else _finite(flat)

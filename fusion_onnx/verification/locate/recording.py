@@ -122,10 +122,7 @@ def fusion_paths(module: torch.nn.Module) -> dict[Fusion, str]:
 
 
 def _seen(fusion: Fusion, path: str, taken: dict[str, int], x: Any, w: Any = None, device: str = "cpu") -> Call:
-    xs = fusion.check_inputs(x)
-    if fusion.preprocess_functions:
-        xs = fusion._preprocess_all(xs)
-    w, buffers = fusion._checked_w(w, xs), fusion._checked_buffers(xs[0])
+    xs, w, buffers = fusion._operands(x, w)
     y = fusion._evaluate(xs, w, buffers)
     path = path or fusion.strategy()
     taken[path] = taken.get(path, 0) + 1
