@@ -148,6 +148,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     _op: ClassVar[Any] = None
     _alias_of: ClassVar[type["Fusion"] | None] = None
+    _fuse_as_written: ClassVar[Any] = None
+    _decompose_as_written: ClassVar[Any] = None
     _settled: bool = False
     _altered: bool = False
 
@@ -321,7 +323,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return self.func_x(x, self._checked_functions("pre_process"), device)
 
     def post_process(self, x: Tensor, device: str = "cpu") -> Tensor:
-        """Apply the postprocess functions to the output, in order; a hook, which a subclass or an instance overrides."""
+        """Apply the postprocess functions to the output, in order; a hook, as `pre_process` is."""
         return self.func_x(x, self._checked_functions("post_process"), device)
 
     def to_config(self) -> dict[str, Any]:
@@ -375,11 +377,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return self.is_strategy() and written and not hooks and not processed and not self._altered
 
     def _applied(self, hook: str) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """Return a hook's functions; modules are kept by their place in `process_modules`, where one may replace them."""
+        """Return a hook's functions; modules are those in `process_modules`, where a tool may replace them."""
         return tuple(self.process_modules[f] if isinstance(f, int) else f for f in self._functions[hook])
 
     def _set_functions(self, **given: Sequence[Callable[[Tensor], Tensor]]) -> None:
-        """Keep the functions of one hook or both, and register their modules: .to(), eval(), state_dict() reach them."""
+        """Keep the functions of one hook or both, and register modules: .to(), eval(), state_dict() reach them."""
         functions = {hook: self._applied(hook) for hook in self._functions} | given
         modules: list[torch.nn.Module] = []
         kept: dict[str, tuple[Any, ...]] = {}
@@ -425,8 +427,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Delete an attribute; raises AttributeError for an option or a buffer of the strategy's."""
-        if self._settled and (name in self.options() or name in self._buffer_names):
+        """Delete an attribute; raises AttributeError for an option."""
+        if self._settled and name in self.options() and name not in self._buffer_names:
             raise AttributeError(f"{self.name}: {name} decides what {type(self).__name__} computes; it stays.")
         super().__delattr__(name)
 
@@ -575,9 +577,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                     "Inputs are never broadcast: expand them first."
                 )
 
-    def _operands(
-        self, x: Sequence[Tensor], w: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+    def _operands(self, x: Sequence[Tensor], w: Tensor | None) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
         """Return what the maths gets: the inputs, checked and preprocessed, w (l,), and the buffers."""
         xs = self.check_inputs(x)
         if self.processes("pre_process"):

@@ -61,6 +61,11 @@ def build_body(
     The function's inputs are x1 ... xk, the fusion's buffers, and w; its output is y. float16 and bfloat16 are
     computed in float32 and rounded once at the end, as eager execution does, unless the fusion does no arithmetic.
     """
+    cls = type(fusion)
+    if cls.fuse is not cls._fuse_as_written and cls.decompose is cls._decompose_as_written:
+        raise ExportError(
+            f"{cls.__name__}.fuse was replaced, and decompose writes the one before. Subclass {cls.__name__} instead."
+        )
     first = inputs[0]
     assert first.dtype is not None and first.shape is not None
     dtype, rank = first.dtype, len(first.shape)
