@@ -11,7 +11,6 @@ else is done here, once for all strategies:
 4. precision     float16 and bfloat16 are computed in float32 and rounded once, as the exported graph does.
 """
 
-import copy
 import difflib
 import inspect
 import json
@@ -248,10 +247,10 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         chosen = known[name]
         if name == next(iter(known)):
             return self
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))  # not copy.copy, which torch refuses where something is parametrized
         written: dict[str, Any] = {"decompose": self._form_method(chosen.method), "form": name}
         written["error_bound"] = self._form_method(chosen.bound)
-        other.__dict__.update(written, bitwise=self.bitwise and chosen.bitwise, infinities=chosen.infinities)
+        other.__dict__.update({**self.__dict__, **written}, bitwise=self.bitwise and chosen.bitwise, infinities=chosen.infinities)
         return other
 
     def as_written(self, forms: Mapping[str, str], node: str = "") -> "Fusion":
