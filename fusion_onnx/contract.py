@@ -250,7 +250,9 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         other = type(self).__new__(type(self))  # not copy.copy, which torch refuses where something is parametrized
         written: dict[str, Any] = {"decompose": self._form_method(chosen.method), "form": name}
         written["error_bound"] = self._form_method(chosen.bound)
-        other.__dict__.update({**self.__dict__, **written}, bitwise=self.bitwise and chosen.bitwise, infinities=chosen.infinities)
+        other.__dict__.update(
+            {**self.__dict__, **written}, bitwise=self.bitwise and chosen.bitwise, infinities=chosen.infinities
+        )
         return other
 
     def as_written(self, forms: Mapping[str, str], node: str = "") -> "Fusion":
@@ -404,7 +406,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         functions = self._applied(hook)
         if not self.training and not torch.compiler.is_compiling():
             for f in functions:
-                for module in _functions.trained_unseen(f):
+                for module in _functions.trained_unseen(f, self):
                     raise FusionError(
                         f"{self.name}: the function {_functions.describe(f)} holds a {type(module).__name__} in "
                         "training mode, which eval() does not reach there. Give the module itself as the function, or "

@@ -143,10 +143,14 @@ def module_of(function: Any) -> torch.nn.Module | None:
     return function if isinstance(function, torch.nn.Module) else None
 
 
-def trained_unseen(function: Any) -> Iterator[torch.nn.Module]:
-    """Yield modules in training mode, where it makes a difference, that a function holds and nothing registers."""
+def trained_unseen(function: Any, owner: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Yield modules in training mode, where it makes a difference, that a function holds and `owner` does not register.
+
+    A network that holds the owner has the say over both.
+    """
     for held in _held(function, 3):
-        for module in held.modules():
+        modules = [] if any(module is owner for module in held.modules()) else held.modules()
+        for module in modules:
             if module.training and (isinstance(module, _BY_MODE) or getattr(module, "dropout", None)):
                 yield module
 

@@ -79,10 +79,16 @@ def test_a_strategy_without_a_plain_export_says_why_and_is_not_measured_as_anoth
     assert "–" in rows.table([result])
 
 
-def test_eager_is_held_to_the_reference(monkeypatch):
-    fusion = create("mean", dims=[8, 8])
-    monkeypatch.setattr(type(fusion), "fuse", lambda self, xs, w, *buffers: (xs[0] + xs[1]) / 1.99)
-    result = rows.row("mean", fusion, rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
+def test_eager_is_held_to_the_reference():
+    mean = fusion_onnx.get("mean")
+
+    class Off(mean):
+        reference, decompose = mean.reference, mean.decompose
+
+        def fuse(self, xs, w, *buffers):
+            return (xs[0] + xs[1]) / 1.99
+
+    result = rows.row("mean", Off(dims=[8, 8]), rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
     assert set(result.together) == {"plain_export"}
     assert "off by" in result.failed["eager"]
 

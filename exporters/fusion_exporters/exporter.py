@@ -146,12 +146,15 @@ class _Making:
         refused = rewrite(model) if algebra else []
         forms = graph.attach_bodies(model, module, _chooser(self.form, module, self.inputs, self.providers))
         graph.tidy(model)
+        told: dict[str, Any] = {**_facts(module), "forms": forms}
+        if alone(module) and len(list(model.graph)) == 1:  # a check of the inputs may compute
+            told["entrywise"] = True
         if self.inline == "all":
             model = graph.inlined(model)
         if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
             refused = ["nothing to do: no fusion has linear layers beside it to fold"]
         note = note or "; ".join(refused)
-        graph.describe(model, {**_facts(module), "forms": forms, **({"algebra": note} if note else {})})
+        graph.describe(model, {**told, **({"algebra": note} if note else {})})
         return ir.to_proto(model)
 
 
@@ -231,8 +234,7 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
                 fusions[path or part.name] = part.to_config()
             except FusionError as error:  # a callable without a name: the graph holds what it does
                 fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
-    facts = {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
-    return {**facts, "entrywise": True} if alone(module) else facts
+    return {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
 
 
 def alone(module: torch.nn.Module) -> str:
