@@ -329,7 +329,7 @@ def _program(
     for values, tensors, given in calls:
         tried: tuple[Any, ...] = (tensors,) if given is None else (tensors, given)
         (eager,) = outputs(fusion, tried)
-        tolerance = derived(fusion, tensors, given) if fusion.is_strategy() else None
+        tolerance = derived(fusion, tensors, given) if fusion.is_bare() else None
         if tolerance is None:
             measured = measured or Measured(fusion, fusion)
             (tolerance,) = measured(tried, [eager], hostile=True)

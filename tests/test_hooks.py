@@ -228,6 +228,12 @@ def test_torch_compile_and_torch_export_see_it_too(what):
     torch.testing.assert_close(torch.export.export(make(), (XS,)).module()(XS), expected())
 
 
+@pytest.mark.parametrize("what", ["pre_process in a class", "forward of an instance", "a forward pre-hook"])
+def test_a_network_is_compared_fusion_by_fusion_where_its_fusions_are_called_as_they_are(what):
+    network = nn.Sequential(REPLACED[what][0](), nn.Tanh())
+    assert fusion_onnx.verify(network, export(network, (XS,)).model, (XS,), battery=True).passed
+
+
 def test_inputs_of_unlike_shapes_reach_the_hook_one_by_one():
     xs = [torch.ones(2, 3), torch.ones(2, 5)]
     fusion = Wide(dims=[3, 5])

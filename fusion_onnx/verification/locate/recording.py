@@ -111,11 +111,16 @@ def record(run: Repeatable, args: Sequence[Any]) -> Recording:
 
 
 def fusion_paths(module: torch.nn.Module) -> dict[Fusion, str]:
-    """Return each fusion that is exported as a node, with its path: its FusionLayer's where one owns it."""
+    """Return each fusion that is exported as a node, with its path: its FusionLayer's where one owns it.
+
+    One with a `forward` of its own is left out: what its node gets is not what it is called with.
+    """
     modules = dict(module.named_modules())
     paths: dict[Fusion, str] = {}
     for path, part in modules.items():
-        if isinstance(part, Fusion) and part.is_strategy() and part._record is not None:
+        if not isinstance(part, Fusion) or "forward" in part.__dict__:
+            continue
+        if part.is_strategy() and part._record is not None:
             owner = path.rpartition(".")[0]
             paths[part] = owner if path and isinstance(modules.get(owner), FusionLayer) else path
     return paths
