@@ -42,15 +42,15 @@ FUSIONS = "fusion_onnx/fusions"
 FAULTS = (
     # --- what a caller puts in a fusion's place
     Fault(
-        "hooks: an overridden hook is not called without functions",
+        "strategies: hooks, an overridden hook is not called without functions",
         "fusion_onnx/contract.py",
-        "return bool(self._functions[hook]) or hook in self.__dict__ or getattr(type(self), hook) is not _WRITTEN[hook]",
-        "return bool(self._functions[hook])",
+        " or hook in self.__dict__ or getattr(type(self), hook) is not _WRITTEN[hook]",
+        "",
         "test_hooks",
         "in_its_place",
     ),
     Fault(
-        "hooks: a subclass's fuse is exported as its parent's body",
+        "strategies: hooks, a subclass's fuse is exported as its parent's body",
         "fusion_onnx/contract.py",
         "            cls._leave_out_what_another_fuse_has()\n",
         "",
@@ -58,7 +58,7 @@ FAULTS = (
         "in_its_place or another_fuse",
     ),
     Fault(
-        "hooks: what is assigned to a fusion is unknown to its op",
+        "strategies: hooks, what is assigned to a fusion is unknown to its op",
         "fusion_onnx/contract.py",
         "self.__dict__.update(_record=None, _altered=True)",
         "pass",
@@ -66,7 +66,7 @@ FAULTS = (
         "in_its_place or other_state",
     ),
     Fault(
-        "hooks: functions that are assigned later are not registered",
+        "strategies: hooks, functions that are assigned later are not registered",
         "fusion_onnx/contract.py",
         "        if modules:\n            self.process_modules",
         "        if modules and not self._settled:\n            self.process_modules",
@@ -74,7 +74,7 @@ FAULTS = (
         "assigned_later or keys",
     ),
     Fault(
-        "hooks: the module of a partial is not registered",
+        "strategies: hooks, the module of a partial is not registered",
         "fusion_onnx/functions.py",
         "    while isinstance(function, functools.partial):\n        function = function.func\n",
         "",
@@ -82,7 +82,7 @@ FAULTS = (
         "assigned_later",
     ),
     Fault(
-        "hooks: an option that is assigned later changes nothing",
+        "strategies: hooks, an option that is assigned later changes nothing",
         "fusion_onnx/contract.py",
         'elif name in self.options() and name not in ("name", "device"):',
         "elif False:",
@@ -90,7 +90,7 @@ FAULTS = (
         "option",
     ),
     Fault(
-        "hooks: a buffer of another shape is taken",
+        "strategies: hooks, a buffer of another shape is taken",
         "fusion_onnx/contract.py",
         "if type(value) is not Tensor or value.shape != held.shape:",
         "if False:",
