@@ -421,6 +421,10 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         if name in _PROCESS:
             object.__setattr__(self, name, value)  # torch would register a module under this name
             return
+        if isinstance(value, torch.nn.Module) and inspect.isfunction(getattr(type(self), name, None)):
+            kind = name.replace("_", "") + "_functions"  # torch would register it, and go on calling the method
+            way = f"give the module as {kind}" if name in _HOOKS else "write a method that calls the module"
+            raise AttributeError(f"{type(self).__name__}.{name} is a method, and no module takes its place; {way}.")
         if self._settled and type(self).fuse is not Fusion.fuse:
             self._check_assignment(name, value)
         if name == "device":
@@ -663,7 +667,9 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
                 f"{self.strategy()} has no parameters to train (l = 0); leave require_parameters=True out, or take a "
                 "strategy that has, such as learned_weighted_sum."
             )
-        self._record = self._signature()
+        methods = {name for name in self.__dict__ if inspect.isfunction(getattr(type(self), name, None))}
+        self._altered = bool(methods - {*_WRITTEN})  # the constructor put something in a method's place
+        self._record = None if self._altered else self._signature()
         self._publish()
 
     def _trains(self) -> bool:

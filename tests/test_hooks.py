@@ -56,6 +56,14 @@ class Reads(Sum):
         return x + len(self.preprocess_functions)
 
 
+class Assigns(Sum):
+    def __init__(self, dims=None, **base):
+        super().__init__(dims, **base)
+        self.fuse = lambda xs, w: xs[0] - xs[1]
+        self.post_process = lambda y: y * 2
+        self.preprocess_functions = "relu"
+
+
 class Wide(fusion_onnx.get("concatenation")):
     """Sees inputs of unlike shapes one by one."""
 
@@ -179,6 +187,10 @@ REPLACED = {
     ),
     "fuse of an instance": (lambda: assigned("fuse", lambda xs, w: xs[0] - xs[1]), lambda: A - B),
     "fuse in a class": (lambda: Difference(dims=[4, 4]), lambda: A - B),
+    "fuse, hook and functions in the constructor": (
+        lambda: Assigns(dims=[4, 4]),
+        lambda: 2 * A.relu() - 2 * B.relu(),
+    ),
     "fuse that calls super": (lambda: Twice(dims=[4, 4]), lambda: 2 * A + 2 * B),
     "fuse and decompose": (lambda: Product(dims=[4, 4]), lambda: A * B),
     "fuse and decompose of a metric": (lambda: Blend(dims=[4, 4], metric="max"), lambda: 2 * A + B),
@@ -253,6 +265,15 @@ def test_a_fuse_that_is_put_on_the_class_later_is_not_exported_as_the_one_before
     monkeypatch.setattr(Sum, "fuse", lambda self, xs, w, *buffers: xs[0] - xs[1])
     with pytest.raises(fusion_onnx.ExportError, match=r"SumFusion\.fuse was replaced.*Subclass"):
         export(fusion, (XS,), verify=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("pre_process", "preprocess_functions"), ("post_process", "postprocess_functions"), ("fuse", "write a method")],
+)
+def test_a_module_in_a_methods_place_is_refused_where_torch_would_ignore_it(name, way):
+    with pytest.raises(AttributeError, match=rf"SumFusion\.{name} is a method.*{way}"):
+        setattr(create("sum", dims=[4, 4]), name, nn.Linear(4, 4))
 
 
 @pytest.mark.parametrize("hook", ["pre_process", "post_process"])
