@@ -440,7 +440,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     def _check_assignment(self, name: str, value: Any) -> None:
         if name in self._buffer_names:
             held = getattr(self, name)
-            if type(value) is not Tensor or value.shape != held.shape:
+            plain = isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter)
+            if not plain or value.shape != held.shape:
                 got = list(value.shape) if isinstance(value, Tensor) else value
                 raise AttributeError(
                     f"{self.name}: {name} is a buffer of shape {list(held.shape)}, and takes a tensor of that shape; "

@@ -157,7 +157,7 @@ def trained_unseen(function: Any, owner: torch.nn.Module) -> Iterator[torch.nn.M
 
 _BY_MODE = (
     torch.nn.modules.dropout._DropoutNd,
-    torch.nn.modules.batchnorm._BatchNorm,
+    torch.nn.modules.batchnorm._NormBase,
     torch.nn.RReLU,
 )
 
