@@ -1,0 +1,241 @@
+"""Copies, bound calls, graphs, devices: run by test_cuda_standin.py, in a process where CUDA is the stand-in.
+
+Kernels compute nothing there, and copies do: an Identity shows which values arrive. A copy that is not waited for has
+not happened.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from fusion_onnx import InputError, Session, SessionError, create, export
+from fusion_onnx.runtime._probe import CUDA, probe
+from tests.cuda_standin import counted
+from tests.cuda_standin.doubles import OnDevice, OnSecondDevice, Stream, from_dlpack
+
+KINDS = [np.asarray, torch.from_numpy, lambda array: torch.from_numpy(array).as_subclass(OnDevice)]
+BFLOAT16 = TensorProto.BFLOAT16
+
+
+@pytest.fixture(autouse=True)
+def torch_with_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch, "from_dlpack", from_dlpack)
+
+
+def identity(count=1, element=TensorProto.FLOAT):
+    """Return a model whose outputs are its inputs."""
+    infos = [[helper.make_tensor_value_info(f"{n}{i}", element, ["rows", 3]) for i in range(count)] for n in "xy"]
+    nodes = [helper.make_node("Identity", [x.name], [y.name]) for x, y in zip(*infos, strict=True)]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", *infos), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+
+
+def fused(name, k):
+    return export(create(name, dims=[3] * k), ([torch.zeros(2, 3) for _ in range(k)],), verify=False).model
+
+
+def numbers(value, rows=2):
+    return np.full((rows, 3), value, np.float32)
+
+
+def device(value, rows=2, kind=OnDevice):
+    return torch.from_numpy(numbers(value, rows)).as_subclass(kind)
+
+
+def same(x, y):
+    return np.array_equal(*(v.numpy() if isinstance(v, torch.Tensor) else v for v in (x, y)))
+
+
+def test_cuda_starts():
+    assert probe(CUDA).starts, probe(CUDA)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", KINDS)
+@pytest.mark.parametrize("second", KINDS)
+def test_a_run_waits_for_the_copies_of_what_lies_on_the_host(first, second):
+    session = Session(identity(2), "cuda")
+    for value in (1, 2):
+        ys = session.run(first(numbers(value)), second(numbers(-value)))
+        assert [same(y, numbers(v)) for y, v in zip(ys, (value, -value), strict=True)] == [True, True]
+
+
+def test_bfloat16_of_the_host_is_copied_and_waited_for():
+    session = Session(identity(element=BFLOAT16), "cuda")
+    for value in (1.0, 2.0):
+        x = torch.full((2, 3), value, dtype=torch.bfloat16)
+        assert torch.equal(session.run(x)[0], x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bound_call_sees_new_values(kind):
+    session = Session(identity(2), "cuda")
+    xs = [kind(numbers(0)), kind(numbers(0))]
+    outputs = [kind(numbers(9)), kind(numbers(9))]
+    for call in (session.bind(*xs), session.bind(*xs, outputs=outputs)):
+        for value in (7, 8):
+            xs[0][...], xs[1][...] = value, -value
+            with counted() as done:
+                ys = call()
+            assert done.to_device == (0 if isinstance(xs[0], OnDevice) else 2)
+            assert done.to_host == done.to_device
+            assert [same(y, x) for y, x in zip(ys, xs, strict=True)] == [True, True]
+
+
+def test_a_bound_bfloat16_tensor_sees_new_values():
+    x = torch.zeros(2, 3, dtype=torch.bfloat16)
+    call = Session(identity(element=BFLOAT16), "cuda").bind(x)
+    for value in (7, 8):
+        x[...] = value
+        assert torch.equal(call()[0], x)
+
+
+def test_two_sessions_and_two_bound_calls_keep_to_themselves():
+    model = identity()
+    calls = {value: Session(model, "cuda").bind(numbers(value)) for value in (1, 2)}
+    session = Session(model, "cuda")
+    calls |= {value: session.bind(numbers(value)) for value in (3, 4)}
+    for _ in range(2):
+        assert all(same(call()[0], numbers(value)) for value, call in calls.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_at_all_is_copied_and_nothing_launched(kind):
+    for session in (Session(fused("sum", 2), "cuda"), Session(identity(2), "cuda")):
+        xs = [kind(numbers(0, 0)), kind(numbers(0, 0))]
+        with counted() as done:
+            assert session.run(*xs)[0].shape == (0, 3)
+            assert session.bind(*xs)()[0].shape == (0, 3)
+        assert done.launches == done.empty_launches == 0
+
+
+def test_an_output_stays_on_the_gpu_and_outlives_its_session():
+    session = Session(identity(), "cuda")
+    x = device(5)
+    with counted() as done:
+        [y] = session.run(x)
+    assert (done.to_device, done.to_host) == (0, 0)
+    assert y.device == x.device
+    [again] = session.run(y)  # reads it where it lies
+    del session
+    x[...] = 6
+    assert same(y, numbers(5))
+    assert same(again, numbers(5))
+
+
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_is_one_launch_and_sees_new_values():
+    call = Session(fused("median", 3), "cuda").bind(*(device(0) for _ in range(3)), cuda_graph=True)
+    with counted() as done:
+        call()
+    assert (done.graph_launches, done.launches, done.captures) == (1, 0, 0)
+    assert done.synchronisations <= 2  # the run's own, and that of the outputs
+    x = device(0)
+    call = Session(identity(), "cuda").bind(x, cuda_graph=True)
+    for value in (7, 8):
+        x[...] = value
+        with counted() as done:
+            assert same(call()[0], numbers(value))
+        assert (done.graph_launches, done.on_device, done.captures) == (1, 0, 0)
+
+
+def test_graphs_of_one_set_of_sizes_share_a_session():
+    session = Session(identity(), "cuda")
+    xs = [device(1), device(2), device(3, rows=4)]
+    with counted() as done:
+        calls = [session.bind(x, cuda_graph=True) for x in xs]
+    assert done.captures == 3
+    assert len({id(call._session) for call in calls}) == 2
+    for _ in range(2):
+        assert all(same(call()[0], x) for call, x in zip(calls, xs, strict=True))
+
+
+def test_each_thread_records_its_own_graph():
+    x = device(1)
+    call = Session(identity(), "cuda").bind(x, cuda_graph=True)
+    right = []
+
+    def work():
+        right.extend(same(call()[0], x) for _ in range(3))
+
+    with counted() as done:
+        for value in (2, 3):
+            x[...] = value
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    assert right == [True] * 6
+    assert done.captures == 2
+    with counted() as done:
+        work()
+    assert (done.captures, done.graph_launches) == (0, 3)
+
+
+def test_threads_take_turns_on_graphs_of_one_session():
+    session = Session(identity(), "cuda")
+    calls = {value: session.bind(device(value), cuda_graph=True) for value in (1, 2)}
+    right = []
+
+    def work(value):
+        right.extend(same(calls[value]()[0], numbers(value)) for _ in range(50))
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in (1, 2, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 200
+
+
+def test_a_graph_reads_and_writes_what_lies_on_the_gpu():
+    session = Session(identity(), "cuda")
+    with pytest.raises(InputError, match="on the GPU"):
+        session.bind(numbers(0), cuda_graph=True)
+    empty = session.bind(device(0, rows=0), cuda_graph=True)
+    assert empty()[0].shape == (0, 3)
+
+
+# --- devices and options ----------------------------------------------------------------------------------------------
+
+
+def test_the_second_gpu():
+    session = Session(identity(), [("cuda", {"device_id": 1})])
+    [y] = session.run(device(5, kind=OnSecondDevice))
+    assert str(y.device) == "cuda:1"
+    assert same(y, numbers(5))
+    assert same(session.run(numbers(6))[0], numbers(6))
+    for given in (session, Session(identity(), "cuda")):
+        wrong = OnDevice if given is session else OnSecondDevice
+        for call in (given.run, given.bind):
+            with pytest.raises(InputError, match=r"x0 is on cuda:\d, the session runs on cpu, cuda:\d"):
+                call(device(0, kind=wrong))
+
+
+def test_a_session_leaves_memory_to_others_and_computes_in_full_float32():
+    options = Session(identity(), "cuda")._ort_session.get_provider_options()[CUDA]
+    assert (options["arena_extend_strategy"], options["use_tf32"]) == ("kSameAsRequested", "0")
+
+
+def test_strictness_refuses_what_the_cpu_would_take():
+    """Concat has a kernel on CUDA, but ONNX Runtime puts one of whole numbers, a shape's, on the CPU."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Concat", ["s", "s"], ["y"], axis=0),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["a", "b"])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [4])
+    graph = helper.make_graph(nodes, "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(SessionError, match="no kernel on CUDAExecutionProvider, and the CPU may not take them"):
+        Session(model, "cuda")
+    placed = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
+    assert placed["Concat"] == "CPUExecutionProvider"
