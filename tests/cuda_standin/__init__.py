@@ -32,7 +32,7 @@ class Counts(ctypes.Structure):
         (name, ctypes.c_long)
         for name in (
             *("launches", "empty_launches", "to_device", "to_host", "on_device", "products"),
-            *("synchronisations", "captures", "graph_launches"),
+            *("synchronisations", "allocations", "captures", "graph_launches"),
         )
     ]
 

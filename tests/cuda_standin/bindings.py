@@ -12,12 +12,13 @@ import torch
 from onnx import TensorProto, helper
 
 from fusion_onnx import InputError, Session, SessionError, create, export
-from fusion_onnx.runtime._probe import CUDA, probe
+from fusion_onnx.runtime._probe import CPU, CUDA, available_providers, probe
 from tests.cuda_standin import counted
 from tests.cuda_standin.doubles import OnDevice, OnSecondDevice, Stream, from_dlpack
+from tests.test_runtime_torch import NUMERIC
 
 KINDS = [np.asarray, torch.from_numpy, lambda array: torch.from_numpy(array).as_subclass(OnDevice)]
-BFLOAT16 = TensorProto.BFLOAT16
+ELEMENTS = {**NUMERIC, "bfloat16": TensorProto.BFLOAT16}
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +52,10 @@ def same(x, y):
     return np.array_equal(*(v.numpy() if isinstance(v, torch.Tensor) else v for v in (x, y)))
 
 
-def test_cuda_starts():
+def test_cuda_starts_and_is_what_auto_means():
     assert probe(CUDA).starts, probe(CUDA)
+    assert Session(identity()).providers == [CUDA, CPU]
+    assert CUDA in available_providers()
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -68,7 +71,7 @@ def test_a_run_waits_for_the_copies_of_what_lies_on_the_host(first, second):
 
 
 def test_bfloat16_of_the_host_is_copied_and_waited_for():
-    session = Session(identity(element=BFLOAT16), "cuda")
+    session = Session(identity(element=TensorProto.BFLOAT16), "cuda")
     for value in (1.0, 2.0):
         x = torch.full((2, 3), value, dtype=torch.bfloat16)
         assert torch.equal(session.run(x)[0], x)
@@ -91,7 +94,7 @@ def test_a_bound_call_sees_new_values(kind):
 
 def test_a_bound_bfloat16_tensor_sees_new_values():
     x = torch.zeros(2, 3, dtype=torch.bfloat16)
-    call = Session(identity(element=BFLOAT16), "cuda").bind(x)
+    call = Session(identity(element=TensorProto.BFLOAT16), "cuda").bind(x)
     for value in (7, 8):
         x[...] = value
         assert torch.equal(call()[0], x)
@@ -104,6 +107,47 @@ def test_two_sessions_and_two_bound_calls_keep_to_themselves():
     calls |= {value: session.bind(numbers(value)) for value in (3, 4)}
     for _ in range(2):
         assert all(same(call()[0], numbers(value)) for value, call in calls.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bound_call_takes_no_more_memory(kind):
+    call = Session(identity(), "cuda").bind(kind(numbers(0)))
+    call()
+    with counted() as done:
+        for _ in range(50):
+            call()
+    assert done.allocations == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_share_a_session_and_a_bound_call(kind):
+    session = Session(identity(), "cuda")
+    call = session.bind(kind(numbers(9)))
+    right = []
+
+    def work(value):
+        for _ in range(50):
+            right.append(same(session.run(kind(numbers(value)))[0], numbers(value)))
+            right.append(same(call()[0], numbers(9)))
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 400
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_every_dtype_is_read_where_it_lies(dtype, rows):
+    x = torch.ones(rows, 3).to(getattr(torch, dtype)).as_subclass(OnDevice)
+    session = Session(identity(element=ELEMENTS[dtype]), ["cuda", "cpu"])
+    [y] = session.run(x)
+    [z] = session.bind(x)()
+    for result in (y, z):
+        assert (result.device, result.dtype) == (x.device, x.dtype)
+        assert torch.equal(result.as_subclass(torch.Tensor), x.as_subclass(torch.Tensor))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,6 +166,7 @@ def test_an_output_stays_on_the_gpu_and_outlives_its_session():
     with counted() as done:
         [y] = session.run(x)
     assert (done.to_device, done.to_host) == (0, 0)
+    assert done.synchronisations <= 3  # the run's two, and that of the outputs
     assert y.device == x.device
     [again] = session.run(y)  # reads it where it lies
     del session

@@ -23,6 +23,7 @@ struct counts {
     long to_device, to_host, on_device; /* copies */
     long products;         /* matrix products that cuBLAS would compute, and its other work on matrices */
     long synchronisations; /* the host waits for a stream, an event or the device */
+    long allocations;      /* of memory, of the device or pinned */
     long captures;         /* graphs recorded */
     long graph_launches;
 };
@@ -179,6 +180,7 @@ const char *cublasGetStatusString(int status) { return "a status"; }
 /* ---- Memory: aligned as cudaMalloc aligns. To free it is to wait for the device first. */
 
 int cudaMalloc(void **address, size_t bytes) {
+    COUNT(allocations);
     return posix_memalign(address, 512, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS;
 }
 int cudaMallocAsync(void **address, size_t bytes) { return cudaMalloc(address, bytes); }
@@ -215,10 +217,11 @@ int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, struct q
     return SUCCESS;
 }
 
+/* To the device it returns as soon as the host's memory is read, on the device at once: it waits for what it writes to
+   the host alone. */
 int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
-    cudaMemcpyAsync(to, from, bytes, kind, NULL);
     wait_for(NULL);
-    return SUCCESS;
+    return cudaMemcpyAsync(to, from, bytes, kind, NULL);
 }
 
 int cudaMemcpy2DAsync(
@@ -272,7 +275,7 @@ int cudaEventRecord(struct queue **event, struct queue *stream) { *event = strea
 int cudaEventRecordWithFlags(struct queue **event, struct queue *stream) { return cudaEventRecord(event, stream); }
 int cudaEventSynchronize(struct queue **event) { return cudaStreamSynchronize(*event); }
 int cudaEventElapsedTime(float *milliseconds, void *start, void *end) { *milliseconds = 1; return SUCCESS; }
-int cudaStreamWaitEvent(struct queue *stream, struct queue **event, unsigned flags) { wait_for(*event); return SUCCESS; }
+int cudaStreamWaitEvent(struct queue *stream, struct queue **event) { wait_for(*event); return SUCCESS; }
 
 /* ---- Launches of kernels. `kernel<<<grid, block>>>(...)` pushes the sizes, then a stub pops them and launches. */
 
