@@ -205,7 +205,8 @@ class Session:
                 is one; allocated if None, as tensors where an input is one.
             cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
                 takes an instance planned for these sizes, which calls of the same sizes share, and tensors that lie on
-                the GPU.
+                the GPU. It is recorded here, and again by the first call of each other thread; CUDA lets no thread of
+                the process take GPU memory meanwhile (a new session, a first run, a new tensor), and fails both.
 
         Raises:
             InputError: as `run`; an input would have to be copied; an output does not fit, or shares memory
