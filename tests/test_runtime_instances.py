@@ -163,9 +163,9 @@ def test_arguments_that_cannot_be(linear):
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_gives_the_same_numbers(linear):
+def test_a_cuda_graph_gives_the_same_numbers(linear, cuda):
     session = Session(linear, "cuda")
-    xs = [torch.from_numpy(x).cuda() for x in inputs(session, 6)]
+    xs = [torch.from_numpy(x).to(cuda) for x in inputs(session, 6)]
     call = session.bind(*xs, cuda_graph=True)
     for seed in range(3):
         for x, new in zip(xs, inputs(session, 6, seed), strict=True):
