@@ -369,8 +369,16 @@ FAULTS = (
     Fault(
         "runtime: CUDA, the CPU may take a node under strictness",
         "fusion_onnx/runtime/_session.py",
-        'add_session_config_entry("session.disable_cpu_ep_fallback", "1")',
-        'add_session_config_entry("session.disable_cpu_ep_fallback", "0")',
+        "            check_all_on_cuda(session, self.where)",
+        "            pass",
+        "test_cuda_standin",
+        "bindings",
+    ),
+    Fault(
+        "runtime: CUDA, a shape's arithmetic is refused",
+        "fusion_onnx/runtime/_placement.py",
+        " and node.op_type not in _OF_SHAPES",
+        "",
         "test_cuda_standin",
         "bindings",
     ),

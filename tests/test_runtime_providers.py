@@ -90,10 +90,9 @@ def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
     starts_all(monkeypatch)
     if _probe.probe(CUDA).starts or CUDA not in _ort.load().get_available_providers():
         pytest.skip("needs a wheel with CUDA on a machine without")
-    with pytest.raises(SessionError, match="started the session without CUDAExecutionProvider"):
-        Session(tiny_model(), ["cuda", "cpu"])
-    with pytest.raises(SessionError, match=r"some nodes have no kernel on CUDA.*providers=\['cuda', 'cpu'\]"):
-        Session(tiny_model(), "cuda")
+    for asked in (["cuda", "cpu"], "cuda"):
+        with pytest.raises(SessionError, match="started the session without CUDAExecutionProvider"):
+            Session(tiny_model(), asked)
 
 
 def test_diagnose_starts_each_provider():

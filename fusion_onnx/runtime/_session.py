@@ -14,7 +14,7 @@ from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
 from ._instances import Graphs, Instances, sizes_of
 from ._model_file import ModelHeader, read_header
-from ._placement import RECORD_KEY, NodePlacement, placement
+from ._placement import RECORD_KEY, NodePlacement, check_all_on_cuda, placement
 from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, first_line
 from ._types import TensorInfo, dtype_of_ort
@@ -36,9 +36,10 @@ class Session:
             needed for a model whose weights lie in a file beside it.
         providers: what computes. "auto" is CUDA if it starts here, else OpenVINO if it is installed and starts, with
             the CPU for what they leave; "cuda" is CUDA alone, and an error where it cannot be had or a node has no
-            kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A list holds aliases, names, and pairs (name,
-            options). CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
-            otherwise. CUDA starts in this process then: one that is forked afterwards cannot use it.
+            kernel for it (the arithmetic of shapes stays on the CPU, where ONNX Runtime wants it); ["cuda", "cpu"] lets
+            the CPU take what is left. A list holds aliases, names, and pairs (name, options). CUDA and OpenVINO compute
+            in full float32 unless their options ``use_tf32`` or ``load_config`` say otherwise. CUDA starts in this
+            process then: one that is forked afterwards cannot use it.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
         spin: whether the threads go on spinning for some 20 ms after a call, as ONNX Runtime's own do, so that the next
             finds them awake. False lets them sleep when a call ends: for loops that do other work in between, such as
@@ -335,7 +336,8 @@ class _Recipe(NamedTuple):
         if not self.spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry(RECORD_KEY, "1")
-        if self.plan is not None and self.plan.strict:
+        only_cuda = self.plan is not None and self.plan.names == [CUDA]
+        if self.plan is not None and self.plan.strict and not only_cuda:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             if self.programs:
@@ -347,6 +349,8 @@ class _Recipe(NamedTuple):
             raise SessionError(_providers.explain(error, self.plan, self.where)) from error
         if self.plan is not None:
             _providers.check(self.plan, session.get_providers())
+        if only_cuda:  # ONNX Runtime's own check refuses what it puts on the CPU by design
+            check_all_on_cuda(session, self.where)
         return session
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:

@@ -4,14 +4,16 @@ Kernels compute nothing there, and copies do: an Identity shows which values arr
 not happened.
 """
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fusion_onnx import InputError, Session, SessionError, create, export
+from fusion_onnx.runtime._placement import _OF_SHAPES
 from fusion_onnx.runtime._probe import CPU, CUDA, available_providers, probe
 from tests.cuda_standin import counted
 from tests.cuda_standin.doubles import OnDevice, OnSecondDevice, Stream, from_dlpack
@@ -270,17 +272,82 @@ def test_a_session_leaves_memory_to_others_and_computes_in_full_float32():
     assert (options["arena_extend_strategy"], options["use_tf32"]) == ("kSameAsRequested", "0")
 
 
-def test_strictness_refuses_what_the_cpu_would_take():
-    """Concat has a kernel on CUDA, but ONNX Runtime puts one of whole numbers, a shape's, on the CPU."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["s"]),
-        helper.make_node("Concat", ["s", "s"], ["y"], axis=0),
+def model_of(nodes, inputs, outputs, opset=18):
+    infos = [[helper.make_tensor_value_info(*info) for info in infos] for infos in (inputs, outputs)]
+    graph = helper.make_graph(nodes, "g", *infos)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def test_strictness_refuses_what_has_no_kernel():
+    infos = [[(name, TensorProto.FLOAT, ["a", "b"])] for name in "xy"]
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    inner = [
+        helper.make_graph([helper.make_node(operator, ["x"], ["z"])], "g", [], [result])
+        for operator in ("Relu", "Hardmax")
     ]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["a", "b"])
-    y = helper.make_tensor_value_info("y", TensorProto.INT64, [4])
-    graph = helper.make_graph(nodes, "g", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    with pytest.raises(SessionError, match="no kernel on CUDAExecutionProvider, and the CPU may not take them"):
-        Session(model, "cuda")
-    placed = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
-    assert placed["Concat"] == "CPUExecutionProvider"
+    branch = helper.make_node("If", ["c"], ["y"], then_branch=inner[0], else_branch=inner[1])
+    condition = ("c", TensorProto.BOOL, [])
+    for model in (
+        model_of([helper.make_node("Hardmax", ["x"], ["y"])], *infos),
+        model_of([branch], [*infos[0], condition], infos[1]),
+    ):
+        with pytest.raises(SessionError, match=r"Hardmax: no kernel on CUDA.*providers=\['cuda', 'cpu'\]"):
+            Session(model, "cuda")
+        placed = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
+        assert placed["Hardmax"] == CPU
+
+
+def test_strictness_allows_a_shape_that_is_computed_on_the_cpu():
+    """Concat has a kernel on CUDA; ONNX Runtime puts it on the CPU where it works on what a Shape gave."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["rows"], end=1),
+        helper.make_node("Concat", ["rows", "rows"], ["square"], axis=0),
+        helper.make_node("Expand", ["x", "square"], ["y"]),
+    ]
+    x, y = ("x", TensorProto.FLOAT, ["a", 1]), ("y", TensorProto.FLOAT, ["a", "b"])
+    session = Session(model_of(nodes, [x], [y]), "cuda")
+    placed = {node.op_type: node.provider for node in session.placement()}
+    assert placed == {"Shape": CUDA, "Concat": CPU, "Expand": CUDA}
+    with counted() as done:
+        assert session.run(np.ones((3, 1), np.float32))[0].shape == (3, 3)
+    assert (done.to_device, done.to_host) == (1, 1)  # the input and the output
+
+
+def test_networks_with_dynamic_shapes_run_on_cuda_alone():
+    """torch.onnx.export writes the arithmetic of their shapes out."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, batch_first=True).eval()
+    model = export(layer, (torch.zeros(3, 4, 8),), dynamic={"src": {0: "batch", 1: "time"}}, verify=False).model
+    [y] = Session(model, "cuda").run(np.ones((2, 5, 8), np.float32))
+    assert y.shape == (2, 5, 8)
+
+
+AXES = {
+    "Gather": [[0]],
+    "Slice": [[0], [1]],
+    "Squeeze": [[0]],
+    "Unsqueeze": [[0]],
+    "Reshape": [[-1]],
+    "Expand": [[2, 1, 4]],
+}
+BINARY = ("Add", "Sub", "Mul", "Div", "Concat")
+TYPES = [getattr(TensorProto, f"{kind}INT{bits}") for kind in ("", "U") for bits in (8, 16, 32, 64)]
+TYPES += [TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
+
+
+@pytest.mark.parametrize("operator", sorted(_OF_SHAPES))
+def test_cuda_has_what_may_be_left_to_the_cpu_for_every_type(operator):
+    """Else a node that is on the CPU for want of a kernel would pass for the arithmetic of a shape."""
+    names = ["x1", "x2"][: 1 + (operator in BINARY)]
+    axes = [numpy_helper.from_array(np.array(a), f"axes{i}") for i, a in enumerate(AXES.get(operator, []))]
+    placed = []
+    for element, opset in itertools.product(TYPES, (18, 21, 23, 24, 26)):
+        options = {"Cast": {"to": element}, "Concat": {"axis": 0}}.get(operator, {})
+        node = helper.make_node(operator, [*names, *(tensor.name for tensor in axes)], ["y"], **options)
+        model = model_of([node], [(name, element, [1, 4]) for name in names], [("y", element, None)], opset)
+        model.graph.initializer.extend(axes)
+        try:
+            placed += [node.provider for node in Session(model, ["cuda", "cpu"]).placement()]
+        except SessionError:  # no provider has a kernel, or ONNX has no such operator
+            continue
+    assert set(placed) == {CUDA}
+    assert len(placed) >= 5 * 4
