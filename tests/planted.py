@@ -40,6 +40,15 @@ class Fault:
 
 FUSIONS = "fusion_onnx/fusions"
 FAULTS = (
+    # --- CUDA
+    Fault(
+        "bodies: Kronecker, a shape put together by Concat",
+        f"{FUSIONS}/_kronecker.py",
+        "op.Expand(factor, op.Shape(row))",
+        "op.Expand(factor, op.Concat(op.Shape(z, end=-2), op.integers([1, 1]), axis=0))",
+        "test_forms",
+        "with_shapes and kronecker",
+    ),
     # --- attention
     Fault(
         "bodies: attention, a query without a valid key takes the mean",

@@ -11,7 +11,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import ExportError, Tuning, tune
-from fusion_exporters.choice import Chooser
+from fusion_exporters.choice import Chooser, _candidates
 from fusion_exporters.costs import RATES
 from fusion_exporters.tuning import Measured, measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
@@ -46,9 +46,9 @@ def facts(model):
     return facts_in({p.key: p.value for p in model.metadata_props})
 
 
-def chosen(fusion, rows, **options):
-    """What the rule takes for a layer's node, whose parameters are constant, without tracing anything."""
-    shapes = [(rows, d) for d in fusion.dims]
+def values_of(fusion, lead):
+    """The inputs of a layer's node, whose parameters are constant."""
+    shapes = [(*lead, d) for d in fusion.dims]
     values = [
         ir.Value(name=f"x{i}", shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT)) for i, s in enumerate(shapes)
     ]
@@ -57,7 +57,19 @@ def chosen(fusion, rows, **options):
     for i, array in enumerate(held):
         tensor = ir.tensor(array)
         values.append(ir.Value(name=f"p{i}", shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
-    return Chooser(**options)(fusion, fusion.strategy(), values, len(shapes), 18)
+    return values
+
+
+def candidates(fusion, lead):
+    """What a fusion can be written as, without tracing anything."""
+    values = values_of(fusion, lead)
+    shapes = [(list(value.shape), value.const_value is not None) for value in values]
+    return _candidates(fusion, values, len(fusion.dims), 18, shapes)
+
+
+def chosen(fusion, rows, **options):
+    """What the rule takes."""
+    return Chooser(**options)(fusion, fusion.strategy(), values_of(fusion, [rows]), len(fusion.dims), 18)
 
 
 @pytest.mark.parametrize(("name", "other"), FURTHER)
@@ -107,6 +119,17 @@ def test_a_fault_in_another_form_is_located():
     assert found is not None
     assert (found.fusion, found.fault) == ("low_rank_concatenation", "body")
     assert "concat" in found.node
+
+
+@pytest.mark.parametrize("name", fusion_onnx.names())
+def test_no_form_computes_with_shapes(name):
+    for case in fusion_onnx.get(name).cases:
+        fusion = case.create(fusion_onnx.get(name))
+        for rank in (1, 2, 3):
+            for body in candidates(fusion, (4, 3, 2)[: rank - 1]).bodies.values():
+                shapes = {node.outputs[0] for node in body if node.op_type == "Shape"}
+                readers = {node.op_type for node in body if node.inputs and node.inputs[0] in shapes}
+                assert readers <= {"ConstantOfShape"}  # others are left to the CPU by ONNX Runtime, also on a GPU
 
 
 def test_costs_are_those_of_the_formulas():

@@ -186,7 +186,7 @@ def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entr
         terms = equation.partition("->")[0].split(",")
         size = {k: n for term, name in zip(terms, node.input, strict=True) for k, n in _letters(term, known.get(name))}
         return 2 * math.prod(size.values())
-    if node.op_type in ("Concat", "Split", "Transpose", "Cast"):
+    if node.op_type in ("Concat", "Split", "Transpose", "Cast", "ConstantOfShape"):
         return 0
     return entries[-1] * max(len(node.input) - 1, 1)
 
