@@ -49,6 +49,38 @@ FAULTS = (
         "test_forms",
         "with_shapes and kronecker",
     ),
+    Fault(
+        "runtime: an empty batch goes to CUDA's kernels of many inputs",
+        "fusion_onnx/runtime/_session.py",
+        "return self._of_empty() or self._ort_session",
+        "return self._ort_session",
+        "test_runtime_empty",
+        "stand_in",
+    ),
+    Fault(
+        "runtime: a CUDA graph is recorded of an empty batch",
+        "fusion_onnx/runtime/_session.py",
+        "if _any_empty(shapes):  # nothing may be launched",
+        "if False:  # nothing may be launched",
+        "test_runtime_empty",
+        "stand_in",
+    ),
+    Fault(
+        "runtime: the session for an empty batch without the weights beside the file",
+        "fusion_onnx/runtime/_session.py",
+        "        if isinstance(self.source, str):  # its weights",
+        "        if False:  # its weights",
+        "test_runtime_empty",
+        "stand_in",
+    ),
+    Fault(
+        "runtime: two by two, the first input again",
+        "fusion_onnx/runtime/_pairwise.py",
+        "        left = y\n",
+        "",
+        "test_runtime_empty",
+        "pairs",
+    ),
     # --- attention
     Fault(
         "bodies: attention, a query without a valid key takes the mean",

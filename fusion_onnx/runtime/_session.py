@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _ort, _providers, _torch, fused
+from . import _ort, _pairwise, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
@@ -125,6 +125,8 @@ class Session:
         with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
         records = CUDA in self.providers and session_options is None
         self._graphs = Graphs(with_graphs, _INSTANCES_KEPT) if records else None
+        fails = CUDA in self.providers and any(("", operator) in header.ops for operator in _pairwise.OPERATORS)
+        self._of_empty = functools.cache(functools.partial(recipe.pairwise, session_options)) if fails else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -231,6 +233,8 @@ class Session:
         for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
             if not _torch.is_tensor(value) or value.device.type != "cuda":
                 raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
+        if _any_empty(shapes):  # nothing may be launched, and so nothing recorded
+            return self._bound(self._session_for(shapes), read, written, values)
         assert self._graphs is not None
         session, lock, number = self._graphs.of(sizes_of(self.inputs, shapes))
         options = self._ort.RunOptions()
@@ -265,6 +269,8 @@ class Session:
         return engine
 
     def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
+        if self._of_empty is not None and _any_empty(shapes):
+            return self._of_empty() or self._ort_session
         if self._instances is None:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
@@ -305,6 +311,10 @@ def _source(model: Any) -> str | bytes:
     raise TypeError(
         f"model is a {type(model).__name__}; give a path, bytes, an onnx.ModelProto or the result of fusion_onnx.export"
     )
+
+
+def _any_empty(shapes: Sequence[Any]) -> bool:
+    return any([0 in shape for shape in shapes if shape])
 
 
 class _Engine:
@@ -352,6 +362,17 @@ class _Recipe(NamedTuple):
         if only_cuda:  # ONNX Runtime's own check refuses what it puts on the CPU by design
             check_all_on_cuda(session, self.where)
         return session
+
+    def pairwise(self, options: Any) -> Any:
+        """Make one for inputs of which some are empty; None where the model has nothing that needs another."""
+        source = _pairwise.pairwise(self.source)
+        if source is None:
+            return None
+        options = options or self.ort.SessionOptions()
+        if isinstance(self.source, str):  # its weights may lie beside it
+            folder = os.path.dirname(os.path.abspath(self.source))
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        return self._replace(source=source).make(options)
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
         """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
