@@ -314,7 +314,7 @@ def _source(model: Any) -> str | bytes:
 
 
 def _any_empty(shapes: Sequence[Any]) -> bool:
-    return any([0 in shape for shape in shapes if shape])
+    return any(0 in shape for shape in shapes if shape)
 
 
 class _Engine:
