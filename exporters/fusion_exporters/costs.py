@@ -157,9 +157,8 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
         operations = _operations(node, known, entries)
         moved = size([*dict.fromkeys(read), *node.output])
         passed = len(read) if node.op_type in _VARIADIC else 1
-        work.append(
-            Work(node.op_type, operations, moved, passed, size(node.input[2:]) if node.op_type == "Gemm" else 0)
-        )
+        addend = node.input[2:] if node.op_type == "Gemm" else []
+        work.append(Work(node.op_type, operations, moved, passed, size(addend)))
     touched = {n for node in proto.node for n in node.input if n in sizes and n not in constant} | set(proto.output)
     floats = [name for name in held if known.get(name) != () and types.get(name) != ir.DataType.INT64]
     weights = sum(math.prod(known.get(name, ())) for name in floats)
