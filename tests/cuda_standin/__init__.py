@@ -37,16 +37,21 @@ class Counts(ctypes.Structure):
     ]
 
 
+def counts() -> Counts:
+    """Return what was done since the process began."""
+    now = Counts()
+    ctypes.CDLL("libcuda.so.1").standin_counts(ctypes.byref(now))
+    return now
+
+
 @contextmanager
 def counted() -> Iterator[Counts]:
     """Give counts that hold, at the end, what was done meanwhile."""
-    read = ctypes.CDLL("libcuda.so.1").standin_counts
-    during, before = Counts(), Counts()
-    read(ctypes.byref(before))
+    before, during = counts(), Counts()
     yield during
-    read(ctypes.byref(during))
+    after = counts()
     for name, _ in Counts._fields_:
-        setattr(during, name, getattr(during, name) - getattr(before, name))
+        setattr(during, name, getattr(after, name) - getattr(before, name))
 
 
 def provider() -> Path | None:

@@ -4,8 +4,10 @@ Kernels compute nothing there, and copies do: an Identity shows which values arr
 not happened.
 """
 
+import ctypes
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime._placement import _OF_SHAPES
 from fusion_onnx.runtime._probe import CPU, CUDA, available_providers, probe
-from tests.cuda_standin import counted
+from tests.cuda_standin import counted, counts
 from tests.cuda_standin.doubles import OnDevice, OnSecondDevice, Stream, from_dlpack
 from tests.test_runtime_torch import NUMERIC
 
@@ -38,8 +40,9 @@ def identity(count=1, element=TensorProto.FLOAT):
     )
 
 
-def fused(name, k):
-    return export(create(name, dims=[3] * k), ([torch.zeros(2, 3) for _ in range(k)],), verify=False).model
+def fused(name, k, **options):
+    fusion = create(name, dims=[3] * k, **options)
+    return export(fusion, ([torch.zeros(2, 3) for _ in range(k)],), verify=False).model
 
 
 def numbers(value, rows=2):
@@ -241,6 +244,34 @@ def test_threads_take_turns_on_graphs_of_one_session():
     for thread in threads:
         thread.join()
     assert right == [True] * 200
+
+
+def make_a_session(fresh):
+    Session(fused("weighted_sum", 2, weights=[0.1, 0.2]), "cuda")
+
+
+def record_another_graph(fresh):
+    fresh.bind(device(3), cuda_graph=True)
+
+
+@pytest.mark.parametrize("act", [make_a_session, record_another_graph])
+def test_nothing_takes_memory_while_a_graph_is_recorded(act):
+    """CUDA gives none to any thread then, and fails both: who asks and who records."""
+    pause = ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "standin_capture_microseconds")
+    session, x, right = Session(identity(), "cuda"), device(2), []
+    first = session.bind(x, cuda_graph=True)
+    for record in (lambda: session.bind(x, cuda_graph=True), lambda: first):  # bound anew, and by its first call here
+        thread = threading.Thread(target=lambda record=record: right.append(same(record()()[0], x)))
+        fresh = Session(identity(), "cuda")
+        pause.value = 100_000
+        before = counts().captures
+        thread.start()
+        while counts().captures == before and thread.is_alive():
+            time.sleep(0.001)
+        act(fresh)
+        thread.join()
+        pause.value = 0
+    assert right == [True, True]
 
 
 def test_a_graph_reads_and_writes_what_lies_on_the_gpu():
