@@ -291,11 +291,10 @@ def test_the_second_gpu():
     assert str(y.device) == "cuda:1"
     assert same(y, numbers(5))
     assert same(session.run(numbers(6))[0], numbers(6))
-    for given in (session, Session(identity(), "cuda")):
-        wrong = OnDevice if given is session else OnSecondDevice
-        for call in (given.run, given.bind):
+    for other, kind in ((session, OnDevice), (Session(identity(), "cuda"), OnSecondDevice)):
+        for call in (other.run, other.bind):
             with pytest.raises(InputError, match=r"x0 is on cuda:\d, the session runs on cpu, cuda:\d"):
-                call(device(0, kind=wrong))
+                call(device(0, kind=kind))
 
 
 def test_a_session_leaves_memory_to_others_and_computes_in_full_float32():
@@ -324,8 +323,8 @@ def test_strictness_refuses_what_has_no_kernel():
     ):
         with pytest.raises(SessionError, match=r"Hardmax: no kernel on CUDA.*providers=\['cuda', 'cpu'\]"):
             Session(model, "cuda")
-        placed = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
-        assert placed["Hardmax"] == CPU
+        providers = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
+        assert providers["Hardmax"] == CPU
 
 
 def test_strictness_allows_a_shape_that_is_computed_on_the_cpu():
@@ -337,8 +336,8 @@ def test_strictness_allows_a_shape_that_is_computed_on_the_cpu():
     ]
     x, y = ("x", TensorProto.FLOAT, ["a", 1]), ("y", TensorProto.FLOAT, ["a", "b"])
     session = Session(model_of(nodes, [x], [y]), "cuda")
-    placed = {node.op_type: node.provider for node in session.placement()}
-    assert placed == {"Shape": CUDA, "Concat": CPU, "Expand": CUDA}
+    providers = {node.op_type: node.provider for node in session.placement()}
+    assert providers == {"Shape": CUDA, "Concat": CPU, "Expand": CUDA}
     with counted() as done:
         assert session.run(np.ones((3, 1), np.float32))[0].shape == (3, 3)
     assert (done.to_device, done.to_host) == (1, 1)  # the input and the output
@@ -370,15 +369,15 @@ def test_cuda_has_what_may_be_left_to_the_cpu_for_every_type(operator):
     """Else a node that is on the CPU for want of a kernel would pass for the arithmetic of a shape."""
     names = ["x1", "x2"][: 1 + (operator in BINARY)]
     axes = [numpy_helper.from_array(np.array(a), f"axes{i}") for i, a in enumerate(AXES.get(operator, []))]
-    placed = []
+    providers = []
     for element, opset in itertools.product(TYPES, (18, 21, 23, 24, 26)):
         options = {"Cast": {"to": element}, "Concat": {"axis": 0}}.get(operator, {})
         node = helper.make_node(operator, [*names, *(tensor.name for tensor in axes)], ["y"], **options)
         model = model_of([node], [(name, element, [1, 4]) for name in names], [("y", element, None)], opset)
         model.graph.initializer.extend(axes)
         try:
-            placed += [node.provider for node in Session(model, ["cuda", "cpu"]).placement()]
+            providers += [node.provider for node in Session(model, ["cuda", "cpu"]).placement()]
         except SessionError:  # no provider has a kernel, or ONNX has no such operator
             continue
-    assert set(placed) == {CUDA}
-    assert len(placed) >= 5 * 4
+    assert set(providers) == {CUDA}
+    assert len(providers) >= 5 * 4
