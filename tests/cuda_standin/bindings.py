@@ -40,9 +40,9 @@ def identity(count=1, element=TensorProto.FLOAT):
     )
 
 
-def fused(name, k, **options):
+def fused(name, k, form="auto", **options):
     fusion = create(name, dims=[3] * k, **options)
-    return export(fusion, ([torch.zeros(2, 3) for _ in range(k)],), verify=False).model
+    return export(fusion, ([torch.zeros(2, 3) for _ in range(k)],), form=form, verify=False).model
 
 
 def numbers(value, rows=2):
@@ -157,11 +157,14 @@ def test_every_dtype_is_read_where_it_lies(dtype, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_at_all_is_copied_and_nothing_launched(kind):
-    for session in (Session(fused("sum", 2), "cuda"), Session(identity(2), "cuda")):
-        xs = [kind(numbers(0, 0)), kind(numbers(0, 0))]
+    for model in (fused("sum", 2), fused("max", 9, "variadic"), identity(2)):
+        session = Session(model, "cuda")
+        xs = [kind(numbers(0, 0)) for _ in session.inputs]
+        graphs = [False, True] if isinstance(xs[0], OnDevice) else [False]
         with counted() as done:
             assert session.run(*xs)[0].shape == (0, 3)
-            assert session.bind(*xs)()[0].shape == (0, 3)
+            for cuda_graph in graphs:
+                assert session.bind(*xs, cuda_graph=cuda_graph)()[0].shape == (0, 3)
         assert done.launches == done.empty_launches == 0
 
 
