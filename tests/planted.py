@@ -384,6 +384,14 @@ FAULTS = (
         "host_reach",
     ),
     Fault(
+        "bodies: the cost rule takes a long sum for one launch",
+        "exporters/fusion_exporters/costs.py",
+        "together=8",
+        "together=99",
+        "test_cuda_standin",
+        "placement",
+    ),
+    Fault(
         "runtime: CUDA, a bound call gives the first answer for ever",
         "fusion_onnx/runtime/_bound.py",
         "if copies and i < len(read) and _on_host(value):",
