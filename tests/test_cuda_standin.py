@@ -11,6 +11,8 @@ pytestmark = pytest.mark.skipif(bool(cuda_standin.why_not()), reason=cuda_standi
     "arguments",
     [
         ("bindings.py",),
+        ("placement.py",),
+        pytest.param(("placement.py", "-m", "slow"), marks=pytest.mark.slow),
     ],
     ids=lambda arguments: " ".join(arguments).replace(".py", ""),
 )

@@ -180,8 +180,8 @@ def test_graphs_of_one_set_of_sizes_share_a_session_and_take_turns():
     graphs = Graphs(made, 2)
     first, second, other = (graphs.of((("batch", n),)) for n in (5, 5, 6))
     assert first[0] is second[0]
-    assert first[1] is second[1]
-    assert first[1] is not other[1]
+    assert first[1].lock is second[1].lock
+    assert first[1].lock is not other[1].lock
     assert len({first[2], second[2], other[2]}) == 3  # one graph each
     graphs.of((("batch", 7),))
     graphs.of((("batch", 5),))

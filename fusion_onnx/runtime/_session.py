@@ -1,5 +1,6 @@
 """Session: load a model, run it, and say what really ran."""
 
+import contextlib
 import functools
 import os
 import threading
@@ -16,7 +17,7 @@ from ._instances import Graphs, Instances, sizes_of
 from ._model_file import ModelHeader, read_header
 from ._placement import RECORD_KEY, NodePlacement, check_all_on_cuda, placement
 from ._plugin import OPENVINO
-from ._probe import CPU, CUDA, first_line
+from ._probe import CPU, CUDA, TURNS, first_line
 from ._types import TensorInfo, dtype_of_ort
 
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
@@ -208,8 +209,9 @@ class Session:
                 is one; allocated if None, as tensors where an input is one.
             cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
                 takes an instance planned for these sizes, which calls of the same sizes share, and tensors that lie on
-                the GPU. It is recorded here, and again by the first call of each other thread; CUDA lets no thread of
-                the process take GPU memory meanwhile (a new session, a first run, a new tensor), and fails both.
+                the GPU. It is recorded here, and again by the first call of each other thread. CUDA lets no thread take
+                GPU memory meanwhile, and fails both: sessions and graphs are made in turns for that, but a run that
+                needs more memory, or a new tensor, is not for this to hold up.
 
         Raises:
             InputError: as `run`; an input would have to be copied; an output does not fit, or shares memory
@@ -224,15 +226,23 @@ class Session:
                 raise InputError(f"{info}: only tensors of numbers can be bound")
         slots = zip(self.inputs, self._slots, values, strict=True)
         read = [in_place(info, value, reader.read(_torch.alias(value))) for info, (_, _, reader), value in slots]
-        first = self.run(*values)
-        written = first if outputs is None else destinations(self.outputs, outputs, first, read)
-        shapes = [tuple(value.shape) for value in read]
         if not cuda_graph:
-            in_rows = self._rows and in_blocks([*read, *written])
-            return self._bound(self._ort_session if in_rows else self._session_for(shapes, True), read, written, values)
+            return self._bind(values, read, outputs)
+        with TURNS:
+            return self._bind_graph(values, read, outputs)
+
+    def _bind(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
+        written = self._written(values, read, outputs)
+        if self._rows and in_blocks([*read, *written]):
+            return self._bound(self._ort_session, read, written, values)
+        return self._bound(self._session_for([tuple(value.shape) for value in read], True), read, written, values)
+
+    def _bind_graph(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
+        written = self._written(values, read, outputs)
         for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
             if not _torch.is_tensor(value) or value.device.type != "cuda":
                 raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
+        shapes = [tuple(value.shape) for value in read]
         if _any_empty(shapes):  # nothing may be launched, and so nothing recorded
             return self._bound(self._session_for(shapes), read, written, values)
         assert self._graphs is not None
@@ -242,6 +252,11 @@ class Session:
         call = self._bound(session, read, written, values, options=options, lock=lock)
         call()  # ONNX Runtime runs it once as ever, records it, and launches what it recorded
         return call
+
+    def _written(self, values: Sequence[Any], read: list[Any], outputs: Any) -> list[Any]:
+        """Return what is written into: what a first run gives, or what is given where that fits."""
+        first = self.run(*values)
+        return first if outputs is None else destinations(self.outputs, outputs, first, read)
 
     def _unfuse(self, plain: "_Recipe") -> None:
         """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
@@ -354,7 +369,8 @@ class _Recipe(NamedTuple):
                 fused.enter(options, self.programs)
             named = self.plan and _providers.hand_over(self.ort, options, self.plan)
             # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
-            session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
+            with TURNS if self.plan is not None and CUDA in self.plan.names else contextlib.nullcontext():
+                session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(_providers.explain(error, self.plan, self.where)) from error
         if self.plan is not None:

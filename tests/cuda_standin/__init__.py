@@ -37,16 +37,21 @@ class Counts(ctypes.Structure):
     ]
 
 
+def counts() -> Counts:
+    """Return what was done since the process began."""
+    now = Counts()
+    ctypes.CDLL("libcuda.so.1").standin_counts(ctypes.byref(now))
+    return now
+
+
 @contextmanager
 def counted() -> Iterator[Counts]:
     """Give counts that hold, at the end, what was done meanwhile."""
-    read = ctypes.CDLL("libcuda.so.1").standin_counts
-    during, before = Counts(), Counts()
-    read(ctypes.byref(before))
+    before, during = counts(), Counts()
     yield during
-    read(ctypes.byref(during))
+    after = counts()
     for name, _ in Counts._fields_:
-        setattr(during, name, getattr(during, name) - getattr(before, name))
+        setattr(during, name, getattr(after, name) - getattr(before, name))
 
 
 def provider() -> Path | None:
@@ -60,6 +65,8 @@ def why_not() -> str:
     """Return why the provider cannot run on the stand-in here; nothing where it can."""
     if provider() is None:
         return "no stand-in for CUDA: the installed onnxruntime has no CUDA provider for Linux"
+    if importlib.util.find_spec("nvidia") is not None:
+        return "no stand-in for CUDA: pip has installed CUDA's own libraries, which ONNX Runtime loads first"
     lacking = [tool for tool in ("cc", "readelf") if shutil.which(tool) is None]
     return f"no stand-in for CUDA: no {' and no '.join(lacking)} here" if lacking else ""
 
@@ -68,28 +75,31 @@ def build(folder: Path) -> None:
     """Compile the library, with every function that the provider wants, and link all names to it."""
     command = ["readelf", "--wide", "--dynamic", "--dyn-syms", str(provider())]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    needed = re.findall(r"\(NEEDED\).*\[(lib(?:cu|nv).*)\]", text)
-    wanted = re.findall(r" UND (\w+)(?:@(lib(?:cu|nv)[\w.]+))?", text)
-    ours = [(name, library) for name, library in wanted if library or re.match("cu[A-Z]", name)]
+    libraries = re.findall(r"\(NEEDED\).*\[(lib(?:cu|nv).*)\]", text)
+    symbols = re.findall(r" UND (\w+)(?:@(lib(?:cu|nv)[\w.]+))?", text)  # with a version, which is the library's name
+    functions = {name: version for name, version in symbols if version or re.match("cu[A-Z]", name)}
     source = SOURCE.read_text(encoding="utf-8")
-    rest = [name for name, _ in ours if not re.search(rf"\b{name}\(|\({name}\)", source)]
+    rest = [name for name in functions if not re.search(rf"\b{name}\(|\({name}\)", source)]
     (folder / "rest.c").write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in rest))
-    nodes = {library: [name for name, at in ours if at == library] for library in sorted({at for _, at in ours if at})}
-    script = "".join(f"{node} {{ global: {'; '.join(names)}; }};\n" for node, names in nodes.items())
+    versions: dict[str, list[str]] = {}
+    for name, version in functions.items():
+        if version:
+            versions.setdefault(version, []).append(name)
+    script = "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items())
     (folder / "versions.map").write_text(script)
     library = folder / "libstandin.so"
     sources = [str(SOURCE), str(folder / "rest.c"), f"-Wl,--version-script={folder / 'versions.map'}"]
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-pthread", "-o", str(library), *sources], check=True)
-    for name in {*needed, *OPENED}:
+    for name in {*libraries, *OPENED}:
         (folder / name).symlink_to(library.name)
 
 
 @functools.cache
 def folder() -> tempfile.TemporaryDirectory[str]:
     """Return the folder of the library, made once a process and gone with it."""
-    made = tempfile.TemporaryDirectory(prefix="cuda_standin_")
-    build(Path(made.name))
-    return made
+    directory = tempfile.TemporaryDirectory(prefix="cuda_standin_")
+    build(Path(directory.name))
+    return directory
 
 
 def run(*arguments: str, captured: bool = True) -> subprocess.CompletedProcess[str]:

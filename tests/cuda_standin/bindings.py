@@ -4,8 +4,10 @@ Kernels compute nothing there, and copies do: an Identity shows which values arr
 not happened.
 """
 
+import ctypes
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime._placement import _OF_SHAPES
 from fusion_onnx.runtime._probe import CPU, CUDA, available_providers, probe
-from tests.cuda_standin import counted
+from tests.cuda_standin import counted, counts
 from tests.cuda_standin.doubles import OnDevice, OnSecondDevice, Stream, from_dlpack
 from tests.test_runtime_torch import NUMERIC
 
@@ -38,8 +40,9 @@ def identity(count=1, element=TensorProto.FLOAT):
     )
 
 
-def fused(name, k):
-    return export(create(name, dims=[3] * k), ([torch.zeros(2, 3) for _ in range(k)],), verify=False).model
+def fused(name, k, form="auto", **options):
+    fusion = create(name, dims=[3] * k, **options)
+    return export(fusion, ([torch.zeros(2, 3) for _ in range(k)],), form=form, verify=False).model
 
 
 def numbers(value, rows=2):
@@ -154,11 +157,14 @@ def test_every_dtype_is_read_where_it_lies(dtype, rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_at_all_is_copied_and_nothing_launched(kind):
-    for session in (Session(fused("sum", 2), "cuda"), Session(identity(2), "cuda")):
-        xs = [kind(numbers(0, 0)), kind(numbers(0, 0))]
+    for model in (fused("sum", 2), fused("max", 9, "variadic"), identity(2)):
+        session = Session(model, "cuda")
+        xs = [kind(numbers(0, 0)) for _ in session.inputs]
+        graphs = [False, True] if isinstance(xs[0], OnDevice) else [False]
         with counted() as done:
             assert session.run(*xs)[0].shape == (0, 3)
-            assert session.bind(*xs)()[0].shape == (0, 3)
+            for cuda_graph in graphs:
+                assert session.bind(*xs, cuda_graph=cuda_graph)()[0].shape == (0, 3)
         assert done.launches == done.empty_launches == 0
 
 
@@ -243,6 +249,34 @@ def test_threads_take_turns_on_graphs_of_one_session():
     assert right == [True] * 200
 
 
+def make_a_session(fresh):
+    Session(fused("weighted_sum", 2, weights=[0.1, 0.2]), "cuda")
+
+
+def record_another_graph(fresh):
+    fresh.bind(device(3), cuda_graph=True)
+
+
+@pytest.mark.parametrize("act", [make_a_session, record_another_graph])
+def test_nothing_takes_memory_while_a_graph_is_recorded(act):
+    """CUDA gives none to any thread then, and fails both: who asks and who records."""
+    pause = ctypes.c_int.in_dll(ctypes.CDLL("libcuda.so.1"), "standin_capture_microseconds")
+    session, x, right = Session(identity(), "cuda"), device(2), []
+    first = session.bind(x, cuda_graph=True)
+    for record in (lambda: session.bind(x, cuda_graph=True), lambda: first):  # bound anew, and by its first call here
+        thread = threading.Thread(target=lambda record=record: right.append(same(record()()[0], x)))
+        fresh = Session(identity(), "cuda")
+        pause.value = 100_000
+        before = counts().captures
+        thread.start()
+        while counts().captures == before and thread.is_alive():
+            time.sleep(0.001)
+        act(fresh)
+        thread.join()
+        pause.value = 0
+    assert right == [True, True]
+
+
 def test_a_graph_reads_and_writes_what_lies_on_the_gpu():
     session = Session(identity(), "cuda")
     with pytest.raises(InputError, match="on the GPU"):
@@ -260,11 +294,10 @@ def test_the_second_gpu():
     assert str(y.device) == "cuda:1"
     assert same(y, numbers(5))
     assert same(session.run(numbers(6))[0], numbers(6))
-    for given in (session, Session(identity(), "cuda")):
-        wrong = OnDevice if given is session else OnSecondDevice
-        for call in (given.run, given.bind):
+    for other, kind in ((session, OnDevice), (Session(identity(), "cuda"), OnSecondDevice)):
+        for call in (other.run, other.bind):
             with pytest.raises(InputError, match=r"x0 is on cuda:\d, the session runs on cpu, cuda:\d"):
-                call(device(0, kind=wrong))
+                call(device(0, kind=kind))
 
 
 def test_a_session_leaves_memory_to_others_and_computes_in_full_float32():
@@ -293,8 +326,8 @@ def test_strictness_refuses_what_has_no_kernel():
     ):
         with pytest.raises(SessionError, match=r"Hardmax: no kernel on CUDA.*providers=\['cuda', 'cpu'\]"):
             Session(model, "cuda")
-        placed = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
-        assert placed["Hardmax"] == CPU
+        providers = {node.op_type: node.provider for node in Session(model, ["cuda", "cpu"]).placement()}
+        assert providers["Hardmax"] == CPU
 
 
 def test_strictness_allows_a_shape_that_is_computed_on_the_cpu():
@@ -306,8 +339,8 @@ def test_strictness_allows_a_shape_that_is_computed_on_the_cpu():
     ]
     x, y = ("x", TensorProto.FLOAT, ["a", 1]), ("y", TensorProto.FLOAT, ["a", "b"])
     session = Session(model_of(nodes, [x], [y]), "cuda")
-    placed = {node.op_type: node.provider for node in session.placement()}
-    assert placed == {"Shape": CUDA, "Concat": CPU, "Expand": CUDA}
+    providers = {node.op_type: node.provider for node in session.placement()}
+    assert providers == {"Shape": CUDA, "Concat": CPU, "Expand": CUDA}
     with counted() as done:
         assert session.run(np.ones((3, 1), np.float32))[0].shape == (3, 3)
     assert (done.to_device, done.to_host) == (1, 1)  # the input and the output
@@ -339,15 +372,15 @@ def test_cuda_has_what_may_be_left_to_the_cpu_for_every_type(operator):
     """Else a node that is on the CPU for want of a kernel would pass for the arithmetic of a shape."""
     names = ["x1", "x2"][: 1 + (operator in BINARY)]
     axes = [numpy_helper.from_array(np.array(a), f"axes{i}") for i, a in enumerate(AXES.get(operator, []))]
-    placed = []
+    providers = []
     for element, opset in itertools.product(TYPES, (18, 21, 23, 24, 26)):
         options = {"Cast": {"to": element}, "Concat": {"axis": 0}}.get(operator, {})
         node = helper.make_node(operator, [*names, *(tensor.name for tensor in axes)], ["y"], **options)
         model = model_of([node], [(name, element, [1, 4]) for name in names], [("y", element, None)], opset)
         model.graph.initializer.extend(axes)
         try:
-            placed += [node.provider for node in Session(model, ["cuda", "cpu"]).placement()]
+            providers += [node.provider for node in Session(model, ["cuda", "cpu"]).placement()]
         except SessionError:  # no provider has a kernel, or ONNX has no such operator
             continue
-    assert set(placed) == {CUDA}
-    assert len(placed) >= 5 * 4
+    assert set(providers) == {CUDA}
+    assert len(providers) >= 5 * 4

@@ -12,8 +12,16 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_CONFIGURATION = 9, INVALID_DEVICE = 101 };
+enum {
+    SUCCESS = 0,
+    OUT_OF_MEMORY = 2,
+    INVALID_CONFIGURATION = 9,
+    INVALID_DEVICE = 101,
+    NOT_WHILE_CAPTURING = 900,
+    CAPTURE_INVALIDATED = 901,
+};
 
 /* ---- What is counted. The names are read by counts() in __init__.py, in this order. */
 
@@ -54,7 +62,18 @@ struct queue {
 
 static struct queue default_stream;
 static struct queue *streams = &default_stream;
+static int captures_in_progress; /* by any thread, of the kind that forbids all threads what a graph would not hold */
+static bool captures_are_spoilt;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Tell whether a call that no stream sees may be made now; if not, the graph that is recorded is spoilt by it. */
+static bool allowed(void) {
+    pthread_mutex_lock(&lock);
+    bool free_to_go = !captures_in_progress;
+    captures_are_spoilt |= !free_to_go;
+    pthread_mutex_unlock(&lock);
+    return free_to_go;
+}
 
 static void append(struct queue *queue, struct operation operation) {
     struct operation **end = &queue->first;
@@ -181,6 +200,7 @@ const char *cublasGetStatusString(int status) { return "a status"; }
 
 int cudaMalloc(void **address, size_t bytes) {
     COUNT(allocations);
+    if (!allowed()) return NOT_WHILE_CAPTURING;
     return posix_memalign(address, 512, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS;
 }
 int cudaMallocAsync(void **address, size_t bytes) { return cudaMalloc(address, bytes); }
@@ -333,16 +353,26 @@ HANDLE(cudaLibraryGetKernel)
 
 /* ---- Graphs: what is queued on a stream from the start of a capture to its end, and happens at each launch. */
 
+int standin_capture_microseconds; /* how much longer a capture takes; a test sets it */
+
 int cudaStreamBeginCapture(struct queue *stream, int mode) {
     COUNT(captures);
+    pthread_mutex_lock(&lock);
+    if (mode == 0 /* cudaStreamCaptureModeGlobal */ && !captures_in_progress++) captures_are_spoilt = false;
     stream->recording = calloc(1, sizeof *stream);
+    pthread_mutex_unlock(&lock);
+    usleep(standin_capture_microseconds);
     return SUCCESS;
 }
 
 int cudaStreamEndCapture(struct queue *stream, struct queue **graph) {
-    *graph = stream->recording;
+    pthread_mutex_lock(&lock);
+    if (captures_in_progress) captures_in_progress--;
+    bool spoilt = captures_are_spoilt;
+    *graph = spoilt ? NULL : stream->recording;
     stream->recording = NULL;
-    return SUCCESS;
+    pthread_mutex_unlock(&lock);
+    return spoilt ? CAPTURE_INVALIDATED : SUCCESS;
 }
 
 int cudaStreamIsCapturing(struct queue *stream, int *status) {
