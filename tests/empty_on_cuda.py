@@ -74,6 +74,30 @@ def test_a_bound_call_and_a_graph_of_nothing(cuda_graph):
     assert done.captures == cuda_graph
 
 
+@pytest.mark.parametrize(
+    ("nodes", "shape"),
+    [
+        ([("Trilu", ["x"], {})], (0, 3, 3)),
+        ([("ReduceSum", ["x", "axes"], {"keepdims": 0})], (3, 3)),
+        ([("Trilu", ["x"], {}), ("Sum", ["y0", "x", "x"], {})], (0, 3, 3)),
+    ],
+)
+@pytest.mark.parametrize("providers", ["cuda", ["cuda", "cpu"]])
+def test_other_kernels_that_fail_on_nothing(nodes, shape, providers):
+    names = [f"y{i}" for i in range(len(nodes))]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, ins, [y], **more) for (op, ins, more), y in zip(nodes, names, strict=True)],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, ["rows", 3, 3])],
+        [onnx.helper.make_tensor_value_info(names[-1], 1, None)],
+        [onnx.numpy_helper.from_array(np.array([0]), "axes")],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    [y] = Session(made, providers).run(torch.zeros(0, 3, 3).as_subclass(OnDevice))
+    assert (tuple(y.shape), str(y.device)) == (shape, "cuda:0")
+    assert not y.any()  # computed, where a sum over no rows is 0
+
+
 def test_weights_beside_the_file(tmp_path):
     made = model("sum", k=2, form="chain")
     weights = onnx.numpy_helper.from_array(np.ones((1, 3), np.float32), "b")

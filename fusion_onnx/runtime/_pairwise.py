@@ -1,7 +1,8 @@
 """Sums, maxima and minima of many inputs taken two by two, for calls on CUDA with an empty input.
 
-ONNX Runtime's kernel for three inputs or more is launched with no blocks where there is nothing to compute, which CUDA
-refuses as an invalid configuration; the kernel for two is not launched at all then.
+The CPU computes those, but for bfloat16, for which it has none of these kernels. ONNX Runtime's CUDA kernel for three
+inputs or more is launched with no blocks where there is nothing to compute, which CUDA refuses as an invalid
+configuration; the kernel for two is not launched at all then.
 """
 
 import os

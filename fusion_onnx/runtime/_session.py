@@ -126,8 +126,8 @@ class Session:
         with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
         records = CUDA in self.providers and session_options is None
         self._graphs = Graphs(with_graphs, _INSTANCES_KEPT) if records else None
-        fails = CUDA in self.providers and any(("", operator) in header.ops for operator in _pairwise.OPERATORS)
-        self._of_empty = functools.cache(functools.partial(recipe.pairwise, session_options)) if fails else None
+        of_empty = functools.cache(functools.partial(recipe.of_empty, session_options))
+        self._of_empty = of_empty if CUDA in self.providers else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -285,7 +285,7 @@ class Session:
 
     def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._of_empty is not None and _any_empty(shapes):
-            return self._of_empty() or self._ort_session
+            return self._of_empty()
         if self._instances is None:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
@@ -379,16 +379,22 @@ class _Recipe(NamedTuple):
             check_all_on_cuda(session, self.where)
         return session
 
-    def pairwise(self, options: Any) -> Any:
-        """Make one for inputs of which some are empty; None where the model has nothing that needs another."""
-        source = _pairwise.pairwise(self.source)
-        if source is None:
-            return None
+    def of_empty(self, options: Any) -> Any:
+        """Make one for CUDA's calls with an empty input, for which some of its kernels are launched with no blocks.
+
+        The CPU takes what it has kernels for, which is all but some in bfloat16. With CUDA there too, what is bound may
+        lie on the GPU.
+        """
+        source = _pairwise.pairwise(self.source) or self.source
         options = options or self.ort.SessionOptions()
         if isinstance(self.source, str):  # its weights may lie beside it
             folder = os.path.dirname(os.path.abspath(self.source))
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        return self._replace(source=source).make(options)
+        plan = self.plan
+        if plan is not None:
+            providers = [entry for entry in plan.providers if entry[0] != CPU]
+            plan = plan._replace(providers=[(CPU, {}), *providers], strict=False)
+        return self._replace(source=source, plan=plan).make(options)
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
         """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
