@@ -235,7 +235,7 @@ class Session:
         written = self._written(values, read, outputs)
         if self._rows and in_blocks([*read, *written]):
             return self._bound(self._ort_session, read, written, values)
-        return self._bound(self._session_for([tuple(value.shape) for value in read], True), read, written, values)
+        return self._bound(self._session_for([tuple(value.shape) for value in read]), read, written, values)
 
     def _bind_graph(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
         written = self._written(values, read, outputs)
@@ -272,20 +272,28 @@ class Session:
     def _engine_for(self, feeds: Mapping[str, Any]) -> "_Engine":
         """Check the shapes, and return what computes them; where it will be the same next time, remember both."""
         shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
-        if shapes not in self._good_shapes:
+        known = shapes in self._good_shapes
+        if not known:
             check_shapes(self.inputs, shapes)
-            self._remember(shapes)
         kernels = bool(self.fused)  # first: see _unfuse
-        session = self._session_for(shapes)
+        if known or self._of_empty is None or not _any_empty(shapes):
+            session = self._planned_for(shapes)
+            if not known:
+                self._remember(shapes)
+        else:
+            session = self._of_empty()
         blocks = bool(self._rows) and in_blocks(list(feeds.values()))
         engine = _Engine(session, session.run if self._untyped else _ort.runner(session), kernels, blocks)
         if self._instances is None:
             self._last = shapes, engine
         return engine
 
-    def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
+    def _session_for(self, shapes: Sequence[Any]) -> Any:
         if self._of_empty is not None and _any_empty(shapes):
             return self._of_empty()
+        return self._planned_for(shapes, at_once=True)
+
+    def _planned_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._instances is None:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
