@@ -2,6 +2,7 @@
 # make test   lint, types and tests: under ten minutes on two cores
 # make slow   the tests that make test leaves out: trained networks, pages in a browser, planted faults, all dtypes
 # make bench   measure every strategy beside its peers, into benchmarks/results
+# make gpu     with an NVIDIA card: what a card has to show, all tests for a GPU, then each strategy measured on it
 # make models, make readme   write the stored models, the README's table again
 # make package   wheel through sdist, installed without torch, runs a stored model
 
@@ -13,7 +14,7 @@ JOBS ?= 2
 WEB := .venv/web
 export FUSION_ONNX_NODE_MODULES := $(CURDIR)/$(WEB)/node_modules
 
-.PHONY: demo test announce lint types tests slow bench models readme package clean
+.PHONY: demo test announce lint types tests slow bench gpu models readme package clean
 
 demo: .venv/installed
 	@$(BIN)/python -m models.demo
@@ -42,6 +43,9 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.forms --output benchmarks/results/forms.json
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.networks
+
+gpu: .venv/installed
+	@$(BIN)/python -m benchmarks.gpu
 
 models: .venv/installed
 	$(BIN)/python -m models.store

@@ -27,6 +27,16 @@ def on_gpu(parameters: list[object]) -> list[object]:
     return parameters[:1] if why_no_cuda() else parameters
 
 
+@pytest.fixture
+def cuda():
+    """Return torch's first GPU; the CPU build of torch has none where ONNX Runtime has."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    return torch.device("cuda", 0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and why_no_cuda():

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import fusion_onnx
-from benchmarks import networks
+from benchmarks import gpu, networks
 from fusion_onnx import Fusion, FusionLayer, create
 from fusion_onnx.bench import contenders, plot, rows
 from fusion_onnx.cli import app
@@ -196,3 +196,38 @@ def test_no_formula_is_guessed(monkeypatch):
     monkeypatch.delattr(fusion_onnx.get("mean"), "reference")
     with pytest.raises(contenders.Absent, match="mean gives no reference"):
         networks.plain(network)
+
+
+@pytest.mark.parametrize("name", ["median", "learned_weighted_sum", "low_rank_concatenation"])
+def test_a_row_of_a_card_has_every_form(name):
+    fusion = create(name, dims=[8] * 3)
+    found = gpu.row(name, fusion, [*torch.randn(3, 5, 8)], "cpu", 0.01)
+    assert found["failed"] == {}
+    assert found["chosen"] in found["rule"]
+    assert set(found["microseconds"]) == {*found["rule"], "copy"}
+
+
+def test_without_a_card_it_says_so_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    monkeypatch.setattr(gpu, "why_no_card", lambda: "no driver")
+    monkeypatch.setattr(gpu, "tested", lambda *arguments: pytest.fail("there is no card"))
+    assert gpu.main() == 1
+    assert capsys.readouterr() == ("", "No card to test on: no driver.\n")
+
+
+def test_tests_come_first_and_the_file_has_the_name_of_the_card(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(tmp_path)])
+    monkeypatch.setattr(gpu, "why_no_card", lambda: "")
+    monkeypatch.setattr(gpu, "tested", lambda *arguments: asked.append(arguments) or len(asked) - 1)
+    monkeypatch.setattr(gpu, "row", lambda name, *rest: asked.append(name) or {"microseconds": {}, "chosen": "f"})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    randn = torch.randn
+    monkeypatch.setattr(
+        torch, "randn", lambda *sizes, device=None, **more: randn(1) if device else randn(*sizes, **more)
+    )
+    assert gpu.main() == 1
+    assert asked[:2] == [("tests/test_gpu.py",), ()]
+    (path,) = tmp_path.iterdir()
+    assert path.name == "gpu_nvidia_h100_80gb_hbm3.json"
+    assert len(json.loads(path.read_text())["rows"]) == len(asked) - 2

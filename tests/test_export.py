@@ -364,7 +364,7 @@ def test_bfloat16_says_that_the_cpu_cannot_verify_it_and_exports_without(tmp_pat
 def test_on_cuda(name, case, dtype):
     fusion = case.create(fusion_onnx.get(name))
     args = drawn(fusion, 3, dtype)
-    model = export(fusion, args, verify=False).model
+    model = export(fusion, args, verify=False, providers="cuda").model
     session = fusion_onnx.Session(model, "cuda")
     for batch in (0, 1, 5):
         args = drawn(fusion, batch, dtype)

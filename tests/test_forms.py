@@ -11,7 +11,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import ExportError, Tuning, tune
-from fusion_exporters.choice import Chooser
+from fusion_exporters.choice import Chooser, _candidates
 from fusion_exporters.costs import RATES
 from fusion_exporters.tuning import Measured, measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
@@ -20,8 +20,10 @@ from fusion_onnx.fusions.sum import SumFusion
 from fusion_onnx.runtime._wire import Message
 from fusion_onnx.runtime.fused.program import compile_function
 from fusion_onnx.verification.tolerance import BITS
+from tests import cuda_standin
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "forms.json"
+ELEMENTS = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16}
 FURTHER = [
     (name, other)
     for name in fusion_onnx.names()
@@ -46,18 +48,30 @@ def facts(model):
     return facts_in({p.key: p.value for p in model.metadata_props})
 
 
-def chosen(fusion, rows, **options):
-    """What the rule takes for a layer's node, whose parameters are constant, without tracing anything."""
-    shapes = [(rows, d) for d in fusion.dims]
+def values_of(fusion, lead, dtype=torch.float32):
+    """The inputs of a layer's node, whose parameters are constant."""
+    shapes = [(*lead, d) for d in fusion.dims]
     values = [
-        ir.Value(name=f"x{i}", shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT)) for i, s in enumerate(shapes)
+        ir.Value(name=f"x{i}", shape=ir.Shape(s), type=ir.TensorType(ELEMENTS[dtype])) for i, s in enumerate(shapes)
     ]
-    held = [b.numpy() for b in fusion.buffers()]
-    held += [np.zeros(fusion.calculate_l(), np.float32)] if fusion.calculate_l() else []
+    held = [b.to(dtype).numpy() for b in fusion.buffers()]
+    held += [torch.zeros(fusion.calculate_l(), dtype=dtype).numpy()] if fusion.calculate_l() else []
     for i, array in enumerate(held):
         tensor = ir.tensor(array)
         values.append(ir.Value(name=f"p{i}", shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
-    return Chooser(**options)(fusion, fusion.strategy(), values, len(shapes), 18)
+    return values
+
+
+def candidates(fusion, lead, dtype=torch.float32):
+    """What a fusion can be written as, without tracing anything."""
+    values = values_of(fusion, lead, dtype)
+    shapes = [(list(value.shape), value.const_value is not None) for value in values]
+    return _candidates(fusion, values, len(fusion.dims), 18, shapes)
+
+
+def chosen(fusion, rows, **options):
+    """What the rule takes."""
+    return Chooser(**options)(fusion, fusion.strategy(), values_of(fusion, [rows]), len(fusion.dims), 18)
 
 
 @pytest.mark.parametrize(("name", "other"), FURTHER)
@@ -109,6 +123,17 @@ def test_a_fault_in_another_form_is_located():
     assert "concat" in found.node
 
 
+@pytest.mark.parametrize("name", fusion_onnx.names())
+def test_no_form_computes_with_shapes(name):
+    for case in fusion_onnx.get(name).cases:
+        fusion = case.create(fusion_onnx.get(name))
+        for rank in (1, 2, 3):
+            for body in candidates(fusion, (4, 3, 2)[: rank - 1]).bodies.values():
+                shapes = {node.outputs[0] for node in body if node.op_type == "Shape"}
+                readers = {node.op_type for node in body if node.inputs and node.inputs[0] in shapes}
+                assert readers <= {"ConstantOfShape"}  # others are left to the CPU by ONNX Runtime, also on a GPU
+
+
 def test_costs_are_those_of_the_formulas():
     b, n, total, r, p, q = 64, 256, 512, 8, 16, 32
     low = chosen(create("low_rank_concatenation", dims=[256, 256], n=n, r=r), b).costs
@@ -125,6 +150,71 @@ def test_costs_are_those_of_the_formulas():
     weighted = chosen(create("weighted_sum", dims=[8, 8, 8], weights=[1.0, 2.0, 3.0]), b).costs["chain"]
     assert (weighted.operations, weighted.operators, weighted.weights) == (b * 8 * 5, 5, 3)
     assert weighted.bytes == 4 * (3 * (2 * b * 8 + 1) + 2 * 3 * b * 8)
+
+
+def test_values_have_the_width_of_their_type_and_are_read_once():
+    k, entries = 4, 64 * 8
+    half, full = (2 * entries, 4 * entries)
+    [wide, narrow] = (candidates(create("sum", dims=[8] * k), [64], t).costs for t in (torch.float32, torch.float16))
+    assert wide["variadic"].bytes == (k + 1) * full
+    assert narrow["variadic"].bytes == (k + 1) * (half + full) + (k + 1) * full  # inputs and result are cast
+    assert narrow["chain"].bytes == (k + 1) * (half + full) + 3 * (k - 1) * full
+    squares = candidates(create("l2_norm", dims=[8] * k), [64]).costs["variadic"]
+    assert squares.bytes == (2 * k + k + 1 + 2) * full
+    exact = candidates(create("max", dims=[8] * k), [64], torch.float16).costs["variadic"]
+    assert exact.bytes == (k + 1) * half
+
+
+def test_what_a_gpu_copies_and_goes_over_again_is_counted():
+    rates, full = RATES["cuda"], 4 * 64 * 8
+    for k, passes in ((2, 1), (8, 1), (9, 2), (15, 2), (16, 3), (64, 9)):
+        costs = candidates(create("max", dims=[8] * k), [64]).costs
+        [*works] = costs.get("variadic", costs["chain"]).work
+        assert sum(work.launches(rates) for work in works) == passes
+        assert sum(work.moved(rates) for work in works) == pytest.approx((k + 1 + 2 * (passes - 1)) * full)
+        [*works] = costs["chain"].work  # two by two, as an operator on many inputs is computed on the CPU
+        assert sum(work.moved(RATES["cpu"]) for work in works) == 3 * (k - 1) * full
+    added = candidates(create("linear_concatenation", dims=[8] * 4, n=8), [64]).costs["accumulated"]
+    gemms = [work for work in added.work if work.operator == "Gemm"]
+    assert [work.launches(rates) for work in gemms] == [2] * 3
+    assert [work.moved(rates) - work.moved(RATES["cpu"]) for work in gemms] == [2 * full] * 3
+    matrix = candidates(create("weighted_sum", dims=[8] * 4, weights=[1.0, 2.0, 3.0, 4.0]), [64]).costs["matrix"]
+    *_, last = matrix.work
+    assert (last.operator, last.launches(rates), last.moved(rates)) == ("Reshape", 1, 2 * full)
+    assert last.launches(RATES["cpu"]) == 1
+    assert sum(work.launches(rates) for work in matrix.work) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "rows", "form"),
+    [
+        *(
+            (name, 4, rows, "variadic")
+            for name in ("sum", "mean", "max", "l2_norm", "weighted_sum")
+            for rows in (1, 4096)
+        ),
+        ("weighted_sum", 16, 4096, "variadic"),
+        ("low_rank_concatenation", 4, 64, "factored"),
+        ("low_rank_concatenation", 4, 4096, "accumulated"),
+        ("linear_concatenation", 4, 4096, "joined"),
+        ("random_matrix_adaptation", 4, 4096, "factored"),
+        ("kronecker_concatenation", 4, 4096, "factored"),
+    ],
+)
+def test_the_form_for_cuda(name, k, rows, form):
+    options = {"weights": [i + 0.5 for i in range(k)]} if name == "weighted_sum" else {}
+    fusion = create(name, dims=[1024] * k, **fusion_onnx.get(name).bench_options, **options)
+    assert chosen(fusion, rows, provider="cuda").form == form
+    if name == "random_matrix_adaptation":  # its faster form rounds otherwise
+        assert chosen(fusion, rows, provider="cuda", wanted="fastest").form == "folded"
+
+
+@pytest.mark.skipif(bool(cuda_standin.why_not()), reason=cuda_standin.why_not())
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_launches_are_those_of_the_provider(which):
+    done = cuda_standin.run("tests/launches_on_cuda.py", "--tb=short", "-m", which)
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
+    assert " skipped" not in done.stdout.splitlines()[-1]
 
 
 def test_the_rule_takes_the_factored_form_only_where_it_is_cheaper():

@@ -283,10 +283,10 @@ def test_a_failure_is_a_session_error():
 
 
 @pytest.mark.gpu
-def test_on_the_gpu_nothing_leaves_it():
+def test_on_the_gpu_nothing_leaves_it(cuda):
     session, tensors = made(n=4, provider="cuda")
-    tensors = [t.cuda() for t in tensors]
-    y = torch.empty(3, 4, device="cuda")
+    tensors = [t.to(cuda) for t in tensors]
+    y = torch.empty(3, 4, device=cuda)
     call = session.bind(*tensors, outputs=y)
     for _ in range(3):
         tensors[0].mul_(2)

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from fusion_onnx.runtime import InputError, Session, TensorInfo
 from fusion_onnx.runtime import _torch as room
 from fusion_onnx.runtime._inputs import Reader
-from fusion_onnx.runtime._probe import CUDA, probe
+from fusion_onnx.runtime._probe import CUDA
 
 torch = pytest.importorskip("torch")
 
@@ -145,14 +145,6 @@ def test_the_bound_path_refuses_strides():
 
 
 gpu = pytest.mark.gpu
-
-
-@pytest.fixture
-def cuda():
-    status = probe(CUDA)
-    if not status.starts or not torch.cuda.is_available():
-        pytest.skip(f"CUDA does not start: {status.reason or 'this torch has no CUDA'}")
-    return torch.device("cuda", 0)
 
 
 @gpu

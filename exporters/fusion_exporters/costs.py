@@ -4,15 +4,18 @@ The rule, the same for every strategy: a form's time is the sum over the operato
 
     overhead + max(operations / rate, bytes / bandwidth),
 
-and what a call costs that computes nothing.
+and what a call costs that computes nothing. An operator that goes over its inputs in several passes reads and writes
+its result in each. On a GPU every pass is a launch and has the overhead, a view is none, and what would be computed in
+place elsewhere is copied first: the addend of a Gemm, and a view that is the result.
 
 Where a session has fused kernels, a body that is entrywise throughout is one pass instead: one overhead,
 and the bytes of its inputs and its output; which of two such forms is taken is decided as if there were none, for
 sessions without them.
 
 Operators on constants cost nothing, since the runtime folds them when it loads the model; views cost the overhead
-alone. The rates are a provider's (`RATES`): measured once on the kind of machine that each entry names, they have to
-be right about which form is faster, not about the time itself. `fusion-onnx tune` measures instead.
+alone. Every value has the width of its own type: bodies over float16 compute in float32. The rates are a provider's
+(`RATES`): measured once on the kind of machine that each entry names, they have to be right about which form is faster,
+not about the time itself. `fusion-onnx tune` measures instead.
 """
 
 import math
@@ -36,8 +39,9 @@ class Rates:
 
     call: of an empty model; overhead: of one operator. matrix: multiplications and additions per second in matrix
     products. near, far: bytes per second while all that the fusion touches fits into `cache` bytes, and beyond.
-    pairwise: whether an operator with m inputs goes over them two by two. fused: whether entrywise operators are fused
-    into one pass. streamed: bytes per second of a fused kernel beyond the cache, 0 where there is none.
+    together: how many inputs an operator takes in one pass. launches: whether each pass and copy is launched by itself.
+    fused: whether entrywise operators are fused into one pass. streamed: bytes per second of a fused kernel beyond the
+    cache, 0 where there is none.
     """
 
     call: float
@@ -46,14 +50,15 @@ class Rates:
     near: float
     far: float
     cache: int
-    pairwise: bool = True
+    together: int = 2
+    launches: bool = False
     fused: bool = False
     streamed: float = 0.0
 
 
 RATES: Mapping[str, Rates] = {
     "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, streamed=3e10),
-    "cuda": Rates(call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, pairwise=False),
+    "cuda": Rates(call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, together=8, launches=True),
     "openvino": Rates(call=2e-5, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, fused=True),
 }
 """By the provider's short name: two cores of a server's CPU; an H100, from its data sheet; the first with fusing."""
@@ -61,12 +66,31 @@ RATES: Mapping[str, Rates] = {
 
 @dataclass(frozen=True)
 class Work:
-    """What one operator does: its type, operations, bytes read and written, and how many inputs it passes over."""
+    """What one operator does: its type, operations, bytes read and written, how many inputs it goes over, if more than
+    two, in several passes, and the bytes of what a GPU copies for it.
+    """
 
     operator: str
     operations: int
     bytes: int
-    passes: int
+    inputs: int = 1
+    copied: int = 0
+
+    def passes(self, rates: Rates) -> int:
+        """Return how often it goes over memory to compute."""
+        return max(-(-(self.inputs - 1) // (rates.together - 1)), 1)
+
+    def launches(self, rates: Rates) -> int:
+        """Return how often it has the overhead: once, but on a GPU for each pass and copy."""
+        if not rates.launches:
+            return 1
+        return (0 if self.operator in _VIEWS else self.passes(rates)) + (self.copied > 0)
+
+    def moved(self, rates: Rates) -> float:
+        """Return the bytes read and written in all passes, each of which but the last leaves its result to the next."""
+        values = self.inputs + 1
+        again = 2 * (self.passes(rates) - 1) / values
+        return self.bytes * (1 + again) + (2 * self.copied if rates.launches else 0)
 
 
 @dataclass(frozen=True)
@@ -93,10 +117,8 @@ class Cost:
             if rates.fused and work.operator not in _PRODUCTS:
                 fused += 1
                 continue
-            moved = work.bytes * (
-                3 * (work.passes - 1) / (work.passes + 1) if rates.pairwise and work.passes > 2 else 1
-            )
-            total += rates.overhead + max(work.operations / rates.matrix, moved / bandwidth)
+            computed = max(work.operations / rates.matrix, work.moved(rates) / bandwidth)
+            total += work.launches(rates) * rates.overhead + computed
         return total + (rates.overhead + self.inputs / bandwidth if fused else 0.0)
 
     def seconds_with_kernels(self, rates: Rates, blocks: bool = False) -> float:
@@ -115,10 +137,13 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
     """Return what a body costs; inputs: the shape of each of its inputs, and whether it is constant."""
     sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
     constant = {name for name, (_, fixed) in zip(proto.input, inputs, strict=True) if fixed}
-    inferred, integers = _inferred(proto, sizes, dtype)
+    inferred, types = _inferred(proto, sizes, dtype)
     known = {**sizes, **inferred}
-    item = int(dtype.itemsize)
     work, held = [], set[str]()
+
+    def size(names: Iterable[str]) -> int:
+        return sum(int(types.get(name, dtype).itemsize) * math.prod(known.get(name, ())) for name in names)
+
     for node in proto.node:
         read = [name for name in node.input if name]
         if node.op_type == "Constant" or (read and all(name in constant for name in read)):
@@ -126,14 +151,16 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
             continue
         held.update(name for name in read if name in constant)
         if node.op_type in _VIEWS:
-            work.append(Work(node.op_type, 0, 0, 1))
+            work.append(Work(node.op_type, 0, 0, copied=size(name for name in node.output if name in proto.output)))
             continue
         entries = [math.prod(known.get(name, ())) for name in (*read, *node.output)]
         operations = _operations(node, known, entries)
-        work.append(Work(node.op_type, operations, item * sum(entries), len(read) if node.op_type in _VARIADIC else 1))
+        moved = size([*dict.fromkeys(read), *node.output])
+        passed = len(read) if node.op_type in _VARIADIC else 1
+        addend = node.input[2:] if node.op_type == "Gemm" else []
+        work.append(Work(node.op_type, operations, moved, passed, size(addend)))
     touched = {n for node in proto.node for n in node.input if n in sizes and n not in constant} | set(proto.output)
-    inputs_bytes = item * sum(math.prod(known.get(name, ())) for name in touched)
-    floats = [name for name in held if known.get(name) != () and name not in integers]
+    floats = [name for name in held if known.get(name) != () and types.get(name) != ir.DataType.INT64]
     weights = sum(math.prod(known.get(name, ())) for name in floats)
     return Cost(
         sum(w.operations for w in work),
@@ -141,7 +168,7 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
         len(work),
         weights,
         tuple(work),
-        inputs_bytes,
+        size(touched),
         _has_kernel(proto, [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
     )
 
@@ -154,8 +181,8 @@ def _has_kernel(proto: onnx.FunctionProto, vectors: Sequence[int]) -> bool:
 
 def _inferred(
     proto: onnx.FunctionProto, sizes: Mapping[str, tuple[int, ...]], dtype: ir.DataType
-) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Return the shape of every value in the body, as far as ONNX's shape inference can tell, and which are int64.
+) -> tuple[dict[str, tuple[int, ...]], dict[str, ir.DataType]]:
+    """Return the shape and the type of every value in the body, as far as ONNX's shape inference can tell.
 
     What is int64 are shapes, sizes and axes: no weights.
     """
@@ -166,14 +193,13 @@ def _inferred(
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError:  # a body of somebody else's; then its inner values count for nothing
-        return {}, set()
-    found, integers = {}, set[str]()
+        return {}, {}
+    found, types = {}, {}
     for value in (*inferred.value_info, *inferred.output):
         if value.type.HasField("tensor_type"):
             found[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-            if value.type.tensor_type.elem_type == onnx.TensorProto.INT64:
-                integers.add(value.name)
-    return found, integers
+            types[value.name] = ir.DataType(value.type.tensor_type.elem_type)
+    return found, types
 
 
 def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:
@@ -186,7 +212,7 @@ def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entr
         terms = equation.partition("->")[0].split(",")
         size = {k: n for term, name in zip(terms, node.input, strict=True) for k, n in _letters(term, known.get(name))}
         return 2 * math.prod(size.values())
-    if node.op_type in ("Concat", "Split", "Transpose", "Cast"):
+    if node.op_type in ("Concat", "Split", "Transpose", "Cast", "ConstantOfShape"):
         return 0
     return entries[-1] * max(len(node.input) - 1, 1)
 

@@ -91,10 +91,10 @@ class KroneckerBase(ProjectionFusion):
             if side == "right":
                 z, columns = op.MatMul(z, transposed(op, right[i])), right_shapes[i][0]
             else:
-                z = self._left_decomposition(op, left[i], left_shapes[i], x, z, columns)
+                z = self._left_decomposition(op, left[i], left_shapes[i], z, columns)
         return op.Reshape(z, op.integers([*lead, self.n]))
 
-    def _left_decomposition(self, op: Any, factor: Any, shape: tuple[int, int], x: Any, z: Any, columns: int) -> Any:
+    def _left_decomposition(self, op: Any, factor: Any, shape: tuple[int, int], z: Any, columns: int) -> Any:
         """Write factor (p, q) times z (..., q, columns); not one MatMul, which ONNX Runtime refuses for an empty batch.
 
         Einsum transposes z and its result, MatMul wants a copy of the factor for each row of x: the smaller is taken.
@@ -102,11 +102,14 @@ class KroneckerBase(ProjectionFusion):
         (p, q), batch = shape, "abcdefghijklmno"[: op.rank - 1]
         if p * q > (p + q) * columns:
             return op.Einsum(z, factor, equation=f"{batch}qt,pq->{batch}pt")  # no "...": tract misreads it
-        copies = op.Expand(
-            op.Reshape(factor, op.integers([1] * (op.rank - 1) + [p, q])),  # tract wants the rank of the result
-            op.Concat(op.Shape(x, end=-1), op.integers([1, 1]), axis=0),
-        )
-        return op.MatMul(copies, z)
+        lead = op.rank - 1
+        if not lead:
+            return op.MatMul(factor, z)
+        # the shape (..., 1, 1) of a value a row: one put together by Concat would be left to the CPU on CUDA, and a
+        # corner of z by Slice takes longer
+        row = op.Reshape(op.ConstantOfShape(op.Shape(z, end=-2)), op.integers([0] * lead + [1, 1]))
+        factor = op.Reshape(factor, op.integers([1] * lead + [p, q]))  # tract wants the rank of the result
+        return op.MatMul(op.Expand(factor, op.Shape(row)), z)
 
     def combined(self, left: Array, right: Array) -> Array:
         """Return W = L ⊗ R, or tinyBIG's reshaped outer product, for `matrix`."""

@@ -123,7 +123,8 @@ def _run_on_device(
         sys.modules["torch"].cuda.current_stream(device).synchronize()
     for attach in host_inputs:
         attach()
-    binding.synchronize_inputs()
+    if host_inputs:
+        binding.synchronize_inputs()
     run()
     binding.synchronize_outputs()
 

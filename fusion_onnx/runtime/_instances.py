@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._errors import SessionError
+from ._probe import TURNS
 from ._types import TensorInfo
 
 Sizes = tuple[tuple[str, int], ...]
@@ -75,6 +76,24 @@ class Instances:
             return [dict(sizes) for sizes in self._made]
 
 
+class Recording:
+    """The lock of one graph's calls. A thread's first call records, and so is one at a time in the whole process."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.lock, self._thread = lock, threading.local()
+
+    def __enter__(self) -> None:
+        if not hasattr(self._thread, "recorded"):
+            TURNS.acquire()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if not hasattr(self._thread, "recorded"):
+            self._thread.recorded = True
+            TURNS.release()
+
+
 class Graphs:
     """Sessions that record CUDA graphs, by sizes, the least recently used one dropped.
 
@@ -88,12 +107,13 @@ class Graphs:
         self._numbers = itertools.count(1)
         self._made: OrderedDict[Sizes, tuple[Any, threading.Lock]] = OrderedDict()
 
-    def of(self, sizes: Sizes) -> tuple[Any, threading.Lock, int]:
-        """Return a session for these sizes, the lock of its graphs, and the number for one more of them."""
+    def of(self, sizes: Sizes) -> tuple[Any, Recording, int]:
+        """Return a session for these sizes, and for one more of its graphs a lock and a number."""
         with self._lock:
             if sizes not in self._made:
                 self._made[sizes] = self._make(dict(sizes)), threading.Lock()
             self._made.move_to_end(sizes)
             while len(self._made) > self._limit:
                 self._made.popitem(last=False)
-            return *self._made[sizes], next(self._numbers)
+            session, lock = self._made[sizes]
+            return session, Recording(lock), next(self._numbers)

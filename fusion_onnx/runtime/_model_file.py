@@ -54,7 +54,7 @@ def read_header(model: str | os.PathLike[str] | bytes) -> ModelHeader:
         FileNotFoundError: there is no such file.
         SessionError: it is not an ONNX model, with what was seen instead.
     """
-    with _opened(model) as (buffer, path):
+    with opened(model) as (buffer, path):
         return _parse(buffer, path)
 
 
@@ -67,7 +67,7 @@ def function_calls(model: str | os.PathLike[str] | bytes, domain: str) -> Iterat
     Raises:
         WireError: the file is malformed; `read_header` says how.
     """
-    with _opened(model) as (buffer, _):
+    with opened(model) as (buffer, _):
         calls = _Calls(domain)
         functions: dict[str, list[Message]] = {}
         for number, part in _each(Message(buffer), 7, 25):
@@ -111,7 +111,8 @@ class _Calls:
 
 
 @contextlib.contextmanager
-def _opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str | None]]:
+def opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str | None]]:
+    """Give a file's bytes, to be read while it is open, and its path; bytes as they are."""
     if isinstance(model, bytes | bytearray | memoryview):
         yield bytes(model), None
         return

@@ -20,15 +20,14 @@ def load() -> Any:
     Raises:
         ImportError: onnxruntime is missing or broken.
     """
-    module = sys.modules.get("onnxruntime")
-    if module is None:
+    if "onnxruntime" not in sys.modules:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        try:
-            module = importlib.import_module("onnxruntime")
-        except ModuleNotFoundError as error:
-            if error.name != "onnxruntime":
-                raise
-            raise ImportError(f"onnxruntime is not installed; {_INSTALL}", name="onnxruntime") from error
+    try:
+        module = importlib.import_module("onnxruntime")  # waits for a thread that is importing it
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ImportError(f"onnxruntime is not installed; {_INSTALL}", name="onnxruntime") from error
     if not hasattr(module, "InferenceSession"):
         # Uninstalling one of two wheels takes shared files of the other with it and leaves an empty folder behind.
         raise ImportError(

@@ -4,9 +4,15 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ._errors import SessionError
+from ._probe import CPU, CUDA
 
 RECORD_KEY = "session.record_ep_graph_assignment_info"
 _INLINED = "_inlfunc_"
+_OF_SHAPES = frozenset(
+    ("Add", "Sub", "Mul", "Div", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Cast", "Expand")
+)
+"""CUDA has kernels of these for every type, so one that is on the CPU computes a shape: ONNX Runtime keeps what follows
+a Shape there, since its numbers are needed there, to launch kernels."""
 
 
 class NodePlacement(NamedTuple):
@@ -34,6 +40,17 @@ def placement(session: Any, functions: Iterable[tuple[str, str]]) -> list[NodePl
         for subgraph in ask()
         for node in subgraph.get_nodes()
     ]
+
+
+def check_all_on_cuda(session: Any, where: str) -> None:
+    """Raise SessionError where the CPU has got a node of a session for CUDA alone, arithmetic on shapes aside."""
+    nodes = placement(session, ())
+    left = sorted({node.op_type for node in nodes if node.provider == CPU and node.op_type not in _OF_SHAPES})
+    if left:
+        raise SessionError(
+            f"{where}: {', '.join(left)}: no kernel on {CUDA} for such nodes, and the CPU may not take them; "
+            f"to allow that, ask for providers={['cuda', 'cpu']}"
+        )
 
 
 def _fusion_of(node: Any, longest_first: list[tuple[str, str]]) -> str | None:

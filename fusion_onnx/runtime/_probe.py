@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from ._wire import encode
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _DRIVER_FIX = "install the NVIDIA driver; in a container, start it with the GPUs (docker run --gpus all)"
 _WHEEL_FIX = 'pip uninstall onnxruntime, then pip install "fusion-onnx[gpu]" (never both wheels)'
+TURNS = threading.RLock()
+"""Held by the thread that starts a provider, or makes a session or a graph for CUDA: a plug-in is registered once, and
+CUDA gives no memory to other threads while one records a graph."""
 _LIBRARY_FIX = 'pip install "fusion-onnx[gpu]", which brings the CUDA and cuDNN libraries'
 
 
@@ -54,6 +58,11 @@ def available_providers() -> list[str]:
 @functools.cache
 def probe(name: str) -> ProviderStatus:
     """Start one provider, named as ONNX Runtime names it. The answer is kept for the life of the process."""
+    with TURNS:
+        return _start(name)
+
+
+def _start(name: str) -> ProviderStatus:
     ort = _ort.load()
     failed = functools.partial(ProviderStatus, name, alias_of(name), False)
     plugged: list[Any] = []

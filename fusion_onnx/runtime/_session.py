@@ -1,5 +1,6 @@
 """Session: load a model, run it, and say what really ran."""
 
+import contextlib
 import functools
 import os
 import threading
@@ -8,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _ort, _providers, _torch, fused
+from . import _ort, _pairwise, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
 from ._inputs import Reader, arrange, check_shapes
 from ._instances import Graphs, Instances, sizes_of
 from ._model_file import ModelHeader, read_header
-from ._placement import RECORD_KEY, NodePlacement, placement
+from ._placement import RECORD_KEY, NodePlacement, check_all_on_cuda, placement
 from ._plugin import OPENVINO
-from ._probe import CPU, CUDA, first_line
+from ._probe import CPU, CUDA, TURNS, first_line
 from ._types import TensorInfo, dtype_of_ort
 
 _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
@@ -36,9 +37,10 @@ class Session:
             needed for a model whose weights lie in a file beside it.
         providers: what computes. "auto" is CUDA if it starts here, else OpenVINO if it is installed and starts, with
             the CPU for what they leave; "cuda" is CUDA alone, and an error where it cannot be had or a node has no
-            kernel for it; ["cuda", "cpu"] lets the CPU take what is left. A list holds aliases, names, and pairs (name,
-            options). CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
-            otherwise. CUDA starts in this process then: one that is forked afterwards cannot use it.
+            kernel for it (the arithmetic of shapes stays on the CPU, where ONNX Runtime wants it); ["cuda", "cpu"] lets
+            the CPU take what is left. A list holds aliases, names, and pairs (name, options). CUDA and OpenVINO compute
+            in full float32 unless their options ``use_tf32`` or ``load_config`` say otherwise. CUDA starts in this
+            process then: one that is forked afterwards cannot use it.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
         spin: whether the threads go on spinning for some 20 ms after a call, as ONNX Runtime's own do, so that the next
             finds them awake. False lets them sleep when a call ends: for loops that do other work in between, such as
@@ -124,6 +126,8 @@ class Session:
         with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
         records = CUDA in self.providers and session_options is None
         self._graphs = Graphs(with_graphs, _INSTANCES_KEPT) if records else None
+        of_empty = functools.cache(functools.partial(recipe.of_empty, session_options))
+        self._of_empty = of_empty if CUDA in self.providers else None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -205,7 +209,9 @@ class Session:
                 is one; allocated if None, as tensors where an input is one.
             cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
                 takes an instance planned for these sizes, which calls of the same sizes share, and tensors that lie on
-                the GPU.
+                the GPU. It is recorded here, and again by the first call of each other thread. CUDA lets no thread take
+                GPU memory meanwhile, and fails both: sessions and graphs are made in turns for that, but a run that
+                needs more memory, or a new tensor, is not for this to hold up.
 
         Raises:
             InputError: as `run`; an input would have to be copied; an output does not fit, or shares memory
@@ -220,15 +226,25 @@ class Session:
                 raise InputError(f"{info}: only tensors of numbers can be bound")
         slots = zip(self.inputs, self._slots, values, strict=True)
         read = [in_place(info, value, reader.read(_torch.alias(value))) for info, (_, _, reader), value in slots]
-        first = self.run(*values)
-        written = first if outputs is None else destinations(self.outputs, outputs, first, read)
-        shapes = [tuple(value.shape) for value in read]
         if not cuda_graph:
-            in_rows = self._rows and in_blocks([*read, *written])
-            return self._bound(self._ort_session if in_rows else self._session_for(shapes, True), read, written, values)
+            return self._bind(values, read, outputs)
+        with TURNS:
+            return self._bind_graph(values, read, outputs)
+
+    def _bind(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
+        written = self._written(values, read, outputs)
+        if self._rows and in_blocks([*read, *written]):
+            return self._bound(self._ort_session, read, written, values)
+        return self._bound(self._session_for([tuple(value.shape) for value in read]), read, written, values)
+
+    def _bind_graph(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
+        written = self._written(values, read, outputs)
         for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
             if not _torch.is_tensor(value) or value.device.type != "cuda":
                 raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
+        shapes = [tuple(value.shape) for value in read]
+        if _any_empty(shapes):  # nothing may be launched, and so nothing recorded
+            return self._bound(self._session_for(shapes), read, written, values)
         assert self._graphs is not None
         session, lock, number = self._graphs.of(sizes_of(self.inputs, shapes))
         options = self._ort.RunOptions()
@@ -236,6 +252,11 @@ class Session:
         call = self._bound(session, read, written, values, options=options, lock=lock)
         call()  # ONNX Runtime runs it once as ever, records it, and launches what it recorded
         return call
+
+    def _written(self, values: Sequence[Any], read: list[Any], outputs: Any) -> list[Any]:
+        """Return what is written into: what a first run gives, or what is given where that fits."""
+        first = self.run(*values)
+        return first if outputs is None else destinations(self.outputs, outputs, first, read)
 
     def _unfuse(self, plain: "_Recipe") -> None:
         """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
@@ -251,18 +272,28 @@ class Session:
     def _engine_for(self, feeds: Mapping[str, Any]) -> "_Engine":
         """Check the shapes, and return what computes them; where it will be the same next time, remember both."""
         shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
-        if shapes not in self._good_shapes:
+        known = shapes in self._good_shapes
+        if not known:
             check_shapes(self.inputs, shapes)
-            self._remember(shapes)
         kernels = bool(self.fused)  # first: see _unfuse
-        session = self._session_for(shapes)
+        if known or self._of_empty is None or not _any_empty(shapes):
+            session = self._planned_for(shapes)
+            if not known:
+                self._remember(shapes)
+        else:
+            session = self._of_empty()
         blocks = bool(self._rows) and in_blocks(list(feeds.values()))
         engine = _Engine(session, session.run if self._untyped else _ort.runner(session), kernels, blocks)
         if self._instances is None:
             self._last = shapes, engine
         return engine
 
-    def _session_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
+    def _session_for(self, shapes: Sequence[Any]) -> Any:
+        if self._of_empty is not None and _any_empty(shapes):
+            return self._of_empty()
+        return self._planned_for(shapes, at_once=True)
+
+    def _planned_for(self, shapes: Sequence[Any], at_once: bool = False) -> Any:
         if self._instances is None:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
@@ -305,6 +336,10 @@ def _source(model: Any) -> str | bytes:
     )
 
 
+def _any_empty(shapes: Sequence[Any]) -> bool:
+    return any(0 in shape for shape in shapes if shape)
+
+
 class _Engine:
     """What computes inputs of certain shapes. blocks: in blocks of rows; kernels: its kernels may refuse the shapes."""
 
@@ -334,19 +369,40 @@ class _Recipe(NamedTuple):
         if not self.spin:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         options.add_session_config_entry(RECORD_KEY, "1")
-        if self.plan is not None and self.plan.strict:
+        only_cuda = self.plan is not None and self.plan.names == [CUDA]
+        if self.plan is not None and self.plan.strict and not only_cuda:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             if self.programs:
                 fused.enter(options, self.programs)
             named = self.plan and _providers.hand_over(self.ort, options, self.plan)
             # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
-            session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
+            with TURNS if self.plan is not None and CUDA in self.plan.names else contextlib.nullcontext():
+                session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(_providers.explain(error, self.plan, self.where)) from error
         if self.plan is not None:
             _providers.check(self.plan, session.get_providers())
+        if only_cuda:  # ONNX Runtime's own check refuses what it puts on the CPU by design
+            check_all_on_cuda(session, self.where)
         return session
+
+    def of_empty(self, options: Any) -> Any:
+        """Make one for CUDA's calls with an empty input, for which some of its kernels are launched with no blocks.
+
+        The CPU takes what it has kernels for, which is all but some in bfloat16. With CUDA there too, what is bound may
+        lie on the GPU.
+        """
+        source = _pairwise.pairwise(self.source) or self.source
+        options = options or self.ort.SessionOptions()
+        if isinstance(self.source, str):  # its weights may lie beside it
+            folder = os.path.dirname(os.path.abspath(self.source))
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        plan = self.plan
+        if plan is not None:
+            providers = [entry for entry in plan.providers if entry[0] != CPU]
+            plan = plan._replace(providers=[(CPU, {}), *providers], strict=False)
+        return self._replace(source=source, plan=plan).make(options)
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
         """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""

@@ -95,7 +95,8 @@ def run_bound(ort: Any, session: Any, feeds: dict[str, Any], outputs: Sequence[s
     if device.type == "cuda":
         # ONNX Runtime works on a stream of its own, which does not wait for the kernels that still write the inputs
         torch.cuda.current_stream(device).synchronize()
-        binding.synchronize_inputs()  # nor for the copies of those that lie on the host
+        if not all(is_tensor(value) and value.device == device for value in feeds.values()):
+            binding.synchronize_inputs()  # nor, as documented, for the copies of those that lie on the host
     session.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return [_from_ort_value(torch, value) for value in binding.get_outputs()]

@@ -1,10 +1,10 @@
-"""Protobuf's wire format, read and written: just enough for the header of a model.
+"""Protobuf's wire format, read and written: just enough for the header of a model, and to put other nodes into it.
 
 A message is a row of fields, each a varint tag ``number << 3 | type`` and a value. Reading works on offsets into
 one buffer (bytes, or a memory-mapped file): what nobody asks for, the weights above all, is stepped over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, overload
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -32,14 +32,15 @@ class WireError(ValueError):
 
 
 class Message:
-    """The bytes ``start`` to ``end`` of a buffer, read as one message."""
+    """The bytes ``start`` to ``end`` of a buffer, read as one message; ``begin``: where the field begins that it is."""
 
-    __slots__ = ("buffer", "end", "start")
+    __slots__ = ("begin", "buffer", "end", "start")
 
-    def __init__(self, buffer: Buffer, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, buffer: Buffer, start: int = 0, end: int | None = None, begin: int = 0) -> None:
         self.buffer = buffer
         self.start = start
         self.end = len(buffer) if end is None else end
+        self.begin = begin
 
     def fields(self) -> Iterator[tuple[int, "int | Message"]]:
         """Yield (field number, value): an int for a varint, a Message for bytes; fixed-size values are left out.
@@ -69,7 +70,7 @@ class Message:
             if size > self.end - at:
                 raise WireError(f"byte {begin}: field {number} wants {size} bytes, {self.end - at} are left")
             if kind == BYTES:
-                yield number, Message(self.buffer, at, at + size)
+                yield number, Message(self.buffer, at, at + size, begin)
             at += size
 
     def raw(self) -> bytes:
@@ -97,6 +98,19 @@ class Message:
             if byte < 0x80:
                 return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
         raise WireError(f"byte {at}: a number does not end")
+
+
+def edited(message: Message, edit: Callable[[int, Message], Iterable[bytes] | None]) -> bytes | None:
+    """Return the message's bytes with other fields in place of some; None where all stay.
+
+    edit: is given each field that is text, bytes or a message, and returns those that take its place, or None.
+    """
+    parts, at = list[bytes](), message.start
+    for number, part in message.fields():
+        if isinstance(part, Message) and (new := edit(number, part)) is not None:
+            parts += [message.buffer[at : part.begin], *(encode(number, one) for one in new)]
+            at = part.end
+    return b"".join([*parts, message.buffer[at : message.end]]) if parts else None
 
 
 def encode_varint(value: int) -> bytes:
