@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -337,13 +338,15 @@ for name, overwrite in ("new", False), ("new", True), ("old", True), ("locked", 
 """
 
 
-def test_folders_and_files_that_may_not_be_written(tmp_path, monkeypatch):
-    for name, kept in {"old": 0o666, "locked": 0o444}.items():
-        (tmp_path / name).write_bytes(b"old")
-        (tmp_path / name).chmod(kept)
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o555 if above == tmp_path else 0o755)
-    done = subprocess.run([sys.executable, "-c", READ_ONLY], cwd=tmp_path, capture_output=True, text=True, check=False)
-    tmp_path.chmod(0o755)
-    assert (done.stdout.split(), done.stderr) == (["new", "new", "old", "locked"], "")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"old", "locked": b"old"}
+def test_folders_and_files_that_may_not_be_written():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to other users above
+        folder = Path(name)
+        for file, mode_of_it in {"old": 0o666, "locked": 0o444}.items():
+            (folder / file).write_bytes(b"old")
+            (folder / file).chmod(mode_of_it)
+        folder.chmod(0o555)
+        call = [sys.executable, "-c", READ_ONLY]
+        done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+        folder.chmod(0o755)
+        assert (done.stdout.split(), done.stderr) == (["new", "new", "old", "locked"], "")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"old": b"old", "locked": b"old"}
