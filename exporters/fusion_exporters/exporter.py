@@ -16,7 +16,7 @@ from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
 from fusion_exporters.single import observe, single
-from fusion_exporters.tracing import traced
+from fusion_exporters.tracing import LIMITS, Limits, traced
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.errors import FusionError
@@ -26,6 +26,7 @@ from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.repeatable import Repeatable, copies
+from fusion_onnx.verification.tolerance import outputs
 
 OPSETS = range(18, 27)
 DEFAULT_OPSET = 18
@@ -50,9 +51,10 @@ class ExportResult:
 
 def export(
     module: torch.nn.Module,
-    example_inputs: Any,
+    example_inputs: Any = None,
     path: str | os.PathLike[str] | None = None,
     *,
+    kwargs: Mapping[str, Any] | None = None,
     dynamic: Any = "batch",
     opset: int = DEFAULT_OPSET,
     inline: str = "none",
@@ -71,9 +73,10 @@ def export(
 
     Args:
         module: any torch.nn.Module.
-        example_inputs: a tuple of the positional arguments of its forward; for a bare fusion `([x1, x2],)`, with its
-            parameters `([x1, x2], w)`.
+        example_inputs: a tuple of the positional arguments of its forward, or a mapping of its keyword arguments, such
+            as a tokenizer gives; for a bare fusion `([x1, x2],)`, with its parameters `([x1, x2], w)`.
         path: the file to write; None keeps the model in memory.
+        kwargs: keyword arguments beside positional ones. What is no tensor is fixed in the graph.
         dynamic: which axes are dynamic: "batch" (the default: axis 0 of every input of rank 2 or more), None for
             static shapes, or a mapping from input names to `{axis: name}`.
         opset: of the standard operators, 18 to 26.
@@ -108,7 +111,7 @@ def export(
     _check(module, opset, inline, optimize)
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module) as run:
-        inputs = signature(module, example_inputs, dynamic, input_names)
+        inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
         making = _Making(run, inputs, opset, inline, output_names, form, providers)
         proto = making.proto(algebra=optimize == "algebra")
         data = _serialized(proto)
@@ -154,6 +157,8 @@ class _Making:
         if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
             refused = ["nothing to do: no fusion has linear layers beside it to fold"]
         note = note or "; ".join(refused)
+        if limits := model.meta.get(LIMITS):
+            told["limits"] = limits
         graph.describe(model, {**told, **({"algebra": note} if note else {})})
         return ir.to_proto(model)
 
@@ -223,7 +228,27 @@ def _translate(run: Repeatable, inputs: Signature, opset: int, names: Sequence[s
         outputs, seen = observe(module, seen_inputs)
     names = output_names(outputs, names, inputs.names)
     with run.undone():
-        return single(module, seen_inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
+        model = single(module, seen_inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
+    _check_limits(run, inputs, model.meta.get(LIMITS, {}))
+    return model
+
+
+def _check_limits(run: Repeatable, inputs: Signature, limits: Mapping[str, Limits]) -> None:
+    """Raise ExportError where the module runs beyond the sizes for which it was traced: there it does something else.
+
+    Where it runs no further, as beyond the last of its positions, the sizes are its own limit.
+    """
+    for axis, (least, most) in limits.items():
+        for size in ([] if most is None else [most + 1]) + ([least - 1] if least else []):
+            try:
+                outputs(run, inputs.resized(axis, size))
+            except Exception:  # whatever it is that the module says
+                continue
+            raise ExportError(
+                f"the module does something else where axis {axis!r} is {'larger' if size > least else 'smaller'} than "
+                f"{most if size > least else least}; an exported graph does one thing. Leave the axis static "
+                "(dynamic=), or branch with torch.cond."
+            )
 
 
 def _facts(module: torch.nn.Module) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion
 from fusion_onnx.verification import Verdict
+from fusion_onnx.verification.arguments import ArgumentsError, Keywords, arguments, positional
+from fusion_onnx.verification.tolerance import resampled
 
 Axes = dict[int, str]
 
@@ -33,40 +35,43 @@ class Signature:
     args: tuple[Any, ...]
     names: list[str]
     axes: list[Axes]
-    starred: int | None = None
-    """Where forward's `*args` begin, which torch takes as one argument."""
 
-    def leaves(self) -> list[torch.Tensor]:
+    def leaves(self) -> tuple[torch.Tensor, ...]:
         """Return the tensors among the arguments, in the order of the names."""
-        return [leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, torch.Tensor)]
+        return tuple(leaf for leaf in pytree.tree_leaves(self.args) if isinstance(leaf, torch.Tensor))
 
     def sizes(self) -> dict[str, int]:
         """Return the example's size of each dynamic axis, by the axis's name."""
         return {n: t.shape[axis] for t, axes in zip(self.leaves(), self.axes, strict=True) for axis, n in axes.items()}
 
-    def dynamic_shapes(self) -> tuple[Any, ...]:
-        """Return the axes in the nesting of the arguments, as torch.onnx.export takes them."""
+    def resized(self, axis: str, size: int) -> tuple[Any, ...]:
+        """Return the arguments with another size of one dynamic axis, values drawn from the example's."""
         leaves, spec = pytree.tree_flatten(self.args)
-        axes = iter(self.axes)
-        shapes = [dict(next(axes)) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
-        nested: tuple[Any, ...] = pytree.tree_unflatten(shapes, spec)
-        return nested if self.starred is None else (*nested[: self.starred], nested[self.starred :])
+        axes, generator = iter(self.axes), torch.Generator().manual_seed(0)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                for place in [place for place, name in next(axes).items() if name == axis]:
+                    leaves[i] = resampled(leaves[i], place, size, generator)
+        resized: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
+        return resized
 
 
-def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names: Sequence[str] | None) -> Signature:
+def signature(
+    module: torch.nn.Module,
+    example_inputs: Any,
+    dynamic: Any,
+    names: Sequence[str] | None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Signature:
     """Check the example inputs and name what is in them.
 
     A list argument `x` of tensors becomes x1, x2, ...; a mapping `m` becomes m_key. The example's dynamic axes are
     brought to size 2 where they are 0 or 1, since tracing takes those two sizes for constants.
     """
-    if isinstance(example_inputs, torch.Tensor):
-        example_inputs = (example_inputs,)
-    if not isinstance(example_inputs, (tuple, list)):
-        raise ExportError(
-            "example_inputs is a tuple of the module's positional arguments; got "
-            f"{type(example_inputs).__name__}. For a bare fusion: ([x1, x2],)."
-        )
-    args = tuple(example_inputs)
+    try:
+        args = arguments(module, example_inputs, kwargs)
+    except ArgumentsError as error:
+        raise ExportError(str(error)) from None
     _refuse_aliases(args)
     found = _leaf_names(module, args)
     if names is not None:
@@ -79,16 +84,16 @@ def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names:
     if not leaves:
         raise ExportError("example_inputs holds no tensor.")
     axes = _axes(module, args, dynamic, found, leaves)
-    return Signature(_enlarged(args, found, axes), found, axes, _starred(module))
+    return Signature(_enlarged(args, found, axes), found, axes)
 
 
 def output_names(outputs: Any, names: Sequence[str] | None, taken: Sequence[str]) -> list[str]:
-    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping.
+    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping; none for None.
 
     `taken` are the inputs' names: a name of theirs gets `output_` put before it, or is refused where it was given.
     """
-    leaves = pytree.tree_leaves(outputs)
-    odd = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)]
+    leaves = [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None]
+    odd = [f"{_path(path)}{type(leaf).__name__}" for path, leaf in _not_tensors(outputs) if leaf is not None]
     if odd or not leaves:
         raise ExportError(f"a model returns tensors; the module returns {', '.join(odd) or 'nothing'}. Leave it out.")
     if names is not None:
@@ -98,18 +103,28 @@ def output_names(outputs: Any, names: Sequence[str] | None, taken: Sequence[str]
         if clash:
             raise ExportError(f"output_names: {clash} are names of inputs; choose others.")
         return list(names)
-    if isinstance(outputs, Mapping) and len(outputs) == len(leaves):
-        found = [str(key) for key in outputs]
-    else:
+    found = (
+        [name for key, value in outputs.items() for name in _names_within(str(key), value)]
+        if isinstance(outputs, Mapping)
+        else []
+    )
+    if len(found) != len(leaves) or len(set(found)) < len(found):
         found = ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
     return [f"output_{name}" if name in taken else name for name in found]
 
 
-def _starred(module: torch.nn.Module) -> int | None:
-    for i, parameter in enumerate(inspect.signature(module.forward).parameters.values()):
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            return i
-    return None
+def left_out(outputs: Any) -> list[str]:
+    """Return what of a module's outputs is None, and so is no output of the graph."""
+    return [_path(path).removesuffix(" = ") or "the output" for path, leaf in _not_tensors(outputs) if leaf is None]
+
+
+def _not_tensors(outputs: Any) -> list[tuple[Any, Any]]:
+    leaves, _ = pytree.tree_flatten_with_path(outputs)
+    return [(path, leaf) for path, leaf in leaves if not isinstance(leaf, torch.Tensor)]
+
+
+def _path(path: Any) -> str:
+    return f"{pytree.keystr(path)} = " if path else ""
 
 
 def _refuse_aliases(args: tuple[Any, ...]) -> None:
@@ -124,17 +139,15 @@ def _refuse_aliases(args: tuple[Any, ...]) -> None:
 
 def _leaf_names(module: torch.nn.Module, args: tuple[Any, ...]) -> list[str]:
     parameters = list(inspect.signature(module.forward).parameters.values())
+    starred = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), len(args))
     names: list[str] = []
     for i, arg in enumerate(args):
-        parameter = parameters[min(i, len(parameters) - 1)] if parameters else None
-        if parameter is None or (i >= len(parameters) and parameter.kind is not parameter.VAR_POSITIONAL):
-            raise ExportError(
-                f"{type(module).__name__}.forward takes {len(parameters)} arguments; example_inputs has {len(args)}."
-            )
-        if parameter.kind is parameter.VAR_POSITIONAL and isinstance(arg, torch.Tensor):
-            names.append(f"{parameter.name}{i - len(parameters) + 2}")
+        if isinstance(arg, Keywords):
+            names += [found for key, value in arg.items() for found in _names_within(key, value)]
+        elif i >= starred and isinstance(arg, torch.Tensor):
+            names.append(f"{parameters[starred].name}{i - starred + 1}")
         else:
-            names += _names_within(parameter.name, arg)
+            names += _names_within(parameters[min(i, starred)].name, arg)
     return names
 
 
@@ -158,8 +171,8 @@ def _axes(
         if not dynamic.isidentifier():
             raise ExportError(f"an axis has a name, such as 'batch'; got dynamic={dynamic!r}.")
         # the last axis holds the features, so a tensor of rank 1 has no batch; nor have a fusion's parameters
-        parameters = args[1] if isinstance(module, Fusion) and len(args) > 1 else None
-        return [{0: dynamic} if t.ndim >= 2 and t is not parameters else {} for t in leaves]
+        parameters = positional(module, args)[1:2] if isinstance(module, Fusion) else ()
+        return [{0: dynamic} if t.ndim >= 2 and not any(t is p for p in parameters) else {} for t in leaves]
     if isinstance(dynamic, Mapping):
         unknown = [key for key in dynamic if key not in names]
         if unknown:

@@ -14,14 +14,14 @@ import torch
 from onnx_ir import tensor_adapters
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from fusion_exporters.inputs import Signature
-from fusion_exporters.tracing import SCOPES, limits, quiet
+from fusion_exporters.tracing import SCOPES, Flat, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer, bare_fusion
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+from fusion_onnx.verification.arguments import call as called
 
 IR_VERSION = 10
 """That of the files that torch.onnx.export writes."""
@@ -91,9 +91,9 @@ def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observatio
     The example is what the module may write into: give a copy.
     """
     if not _may_be_single(module):
-        return module(*inputs.args), None
+        return called(module, inputs.args), None
     with Observation(inputs.leaves()) as seen:
-        outputs = module(*inputs.args)
+        outputs = called(module, inputs.args)
     return outputs, seen
 
 
@@ -202,8 +202,8 @@ def _has_one_branch(
     """Whether torch.export, for which sizes are symbols, sees the same one call and the same output's shape."""
     try:
         with quiet(), torch.no_grad():
-            shapes = pytree.tree_map_only(str, lambda _: torch.export.Dim.DYNAMIC, inputs.dynamic_shapes())
-            program = torch.export.export(module, inputs.args, dynamic_shapes=shapes)
+            shapes = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in inputs.axes)
+            program = torch.export.export(Flat(module, inputs.args), inputs.leaves(), dynamic_shapes=(shapes,))
     except Exception:  # whatever it raises, tracing will meet it too, and say it
         return False
     signature = program.graph_signature

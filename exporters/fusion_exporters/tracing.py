@@ -1,5 +1,6 @@
 """From a module to a graph by torch's own exporter, with each fusion as one opaque node."""
 
+import ast
 import contextlib
 import logging
 import sys
@@ -11,19 +12,25 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
+from torch.utils import _pytree as pytree
 
 from fusion_exporters import attention, doubles
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
+from fusion_onnx.verification.arguments import call
 
 try:
     from torch.export import _patches
 except ImportError:  # an older torch, whose torch.onnx.export does without
     _patches = None  # type: ignore[assignment]
 
+Limits = tuple[int, int | None]
+LIMITS = "limits"
+"""Where a traced model keeps, in `meta`, the sizes of its axes for which it holds."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The key under which torch.onnx.export keeps, at a node, the paths of the modules that it was traced in."""
+_ENDLESS = 2**24
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
 
 
@@ -35,14 +42,14 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     try:
         with quiet(), _recurrent(), torch.no_grad():
             program = torch.onnx.export(
-                module,
-                (*inputs.args, {}),  # a last argument that is a mapping is taken for keywords: let that be this one
+                Flat(module, inputs.args),
+                inputs.leaves(),
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
                 input_names=inputs.names,
                 output_names=list(names),
-                dynamic_shapes=inputs.dynamic_shapes(),
+                dynamic_shapes=(tuple(inputs.axes),),
                 custom_translation_table=translations(),
             )
     except (FusionError, ExportError):
@@ -50,26 +57,106 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     except Exception as error:
         raise ExportError(_reason(error, inputs)) from error
     assert program is not None
-    for symbol, largest in limits(program.exported_program).items():
-        raise ExportError(
-            f"the module does something else where a dynamic axis is larger than {largest} ({symbol}); an "
-            "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
-        )
+    program.model.meta[LIMITS] = _by_axis(program.exported_program, inputs)
     doubles.keep_digits(program.model)
+    _unwrap(program.model)
     return program.model
 
 
-def limits(program: Any) -> dict[str, str]:
-    """Return the largest size of each axis for which a traced program holds, where there is one.
+class Flat(torch.nn.Module):
+    """A module as a function of tensors: what else is in its example is fixed, and None is left out of its outputs."""
+
+    def __init__(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.module = module
+        leaves, self._spec = pytree.tree_flatten(args)
+        self._leaves = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+
+    def forward(self, *tensors: torch.Tensor) -> list[Any]:
+        """Call the module; return the tensors that it gives."""
+        given = iter(tensors)
+        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self._leaves]
+        outputs = call(self.module, pytree.tree_unflatten(leaves, self._spec))
+        return [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None]
+
+
+_TENSOR = object()
+_WITHIN = "module"
+"""The path of the module within Flat."""
+
+
+def _unwrap(model: ir.Model) -> None:
+    """Give parameters and operators the paths that they have in the module itself."""
+    initializers = model.graph.initializers
+    for name, value in list(initializers.items()):
+        own = _own(name)
+        if own != name and own not in initializers:
+            del initializers[name]
+            value.name = own
+            initializers[own] = value
+    for node in model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+        if scopes[:1] == [""]:
+            node.metadata_props[SCOPES] = repr([_own(scope) for scope in scopes[1:-1]] + scopes[-1:])
+
+
+def _own(path: str) -> str:
+    return "" if path == _WITHIN else path.removeprefix(f"{_WITHIN}.")
+
+
+def limits(program: Any) -> dict[str, Limits]:
+    """Return the least and the largest size of each axis for which a traced program holds, where there are any.
 
     A module that takes one branch for small batches and another for large ones was traced in one of them. A size that
-    depends on data, as nonzero's, has no limit but that of its type.
+    depends on data, as nonzero's, has no limit but that of its type; less than two rows are traced as two are.
     """
-    ranges = getattr(program, "range_constraints", {})
-    found = {str(symbol): str(allowed.upper) for symbol, allowed in ranges.items()}
-    return {
-        symbol: largest for symbol, largest in found.items() if largest.isdigit() and int(largest) < sys.maxsize - 1
+    found: dict[str, Limits] = {}
+    for symbol, allowed in getattr(program, "range_constraints", {}).items():
+        least, most = (int(str(end)) if str(end).isdigit() else None for end in (allowed.lower, allowed.upper))
+        least = least if least is not None and least > 2 else 0
+        most = most if most is not None and most < sys.maxsize - 1 else None
+        if least or most is not None:
+            found[str(symbol)] = (least, most)
+    return found
+
+
+def _by_axis(program: Any, inputs: Signature) -> dict[str, Limits]:
+    """Return the limits by the axes' names; those of sizes that depend on data are the module's own affair."""
+    users = set(program.graph_signature.user_inputs)
+    taken = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in users]
+    names = {
+        str(shape[axis]): name for shape, axes in zip(taken, inputs.axes, strict=True) for axis, name in axes.items()
     }
+    sizes, found = inputs.sizes(), {names[symbol]: ends for symbol, ends in limits(program).items() if symbol in names}
+    for node in program.graph.nodes:
+        condition = node.meta.get("val")
+        if isinstance(condition, torch.SymBool) and not node.users:  # torch has taken away what asserted it
+            symbols = list(condition.node.expr.free_symbols)
+            name = names.get(str(symbols[0]), "") if len(symbols) == 1 else ""
+            most = _largest(condition.node.expr, symbols[0], sizes[name]) if name else None
+            if most is not None:
+                least, before = found.get(name, (0, None))
+                found[name] = least, most if before is None else min(most, before)
+    return found
+
+
+def _largest(condition: Any, symbol: Any, size: int) -> int | None:
+    """Return the largest value of a symbol, from one for which a condition holds on; None where there is no end."""
+
+    def holds(value: int) -> bool:
+        return bool(condition.subs({symbol: value}) == True)  # noqa: E712 what is not decided does not hold
+
+    if not holds(size):
+        return None
+    while holds(2 * size):
+        size *= 2
+        if size > _ENDLESS:
+            return None
+    most, beyond = size, 2 * size
+    while beyond - most > 1:
+        middle = (most + beyond) // 2
+        most, beyond = (middle, beyond) if holds(middle) else (most, middle)
+    return None if any(holds(beyond + i) for i in range(1, 9)) else most  # every fourth is no end
 
 
 def _reason(error: BaseException, inputs: Signature) -> str:

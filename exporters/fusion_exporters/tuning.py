@@ -20,6 +20,7 @@ from fusion_exporters.inputs import ExportError, VerificationError
 from fusion_exporters.single import Isolated
 from fusion_onnx.files import write_file
 from fusion_onnx.runtime import Session, SessionError
+from fusion_onnx.verification.arguments import arguments
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate.recording import dtype_of, record
 
@@ -83,6 +84,7 @@ def tune(
     example_inputs: Any,
     providers: Any = "cpu",
     *,
+    kwargs: Mapping[str, Any] | None = None,
     seconds: float = 0.5,
     report: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
@@ -96,6 +98,7 @@ def tune(
         module: any module with fusions in it.
         example_inputs: as `export` takes them, of the size that counts.
         providers: where it is measured, as `Session` takes them.
+        kwargs: keyword arguments beside positional ones.
         seconds: for each fusion.
         report: is told each fusion as it begins.
 
@@ -107,7 +110,7 @@ def tune(
     """
     from fusion_exporters.exporter import alone, export, provider_of
 
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    args = arguments(module, example_inputs, kwargs)
     with evaluating(module) as run:
         calls = record(run, args).calls
     found, bare = Tuning(), alone(module)

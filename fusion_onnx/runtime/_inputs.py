@@ -6,6 +6,7 @@ It also broadcasts 2 rows against 1 in silence where the model calls both sizes 
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,12 @@ def _once(names: set[str], how: str) -> None:
         raise InputError(f"{', '.join(sorted(map(str, names)))}: given twice, {how}")
 
 
-def check_shapes(infos: Sequence[TensorInfo], shapes: Sequence[tuple[int, ...] | None]) -> None:
-    """Compare ranks, fixed sizes, and sizes of one symbol across inputs.
+def check_shapes(
+    infos: Sequence[TensorInfo],
+    shapes: Sequence[tuple[int, ...] | None],
+    limits: Mapping[str, tuple[int, int | None]] = MappingProxyType({}),
+) -> None:
+    """Compare ranks, fixed sizes, sizes of one symbol across inputs, and those for which the model was not made.
 
     Raises:
         InputError: such as ``batch: x1 has 4, x2 has 5``.
@@ -79,6 +84,11 @@ def check_shapes(infos: Sequence[TensorInfo], shapes: Sequence[tuple[int, ...] |
             if isinstance(wanted, str) and first.setdefault(wanted, (size, info.name))[0] != size:
                 other, name = first[wanted]
                 raise InputError(f"{wanted}: {name} has {other}, {info.name} has {size}; they must agree")
+    for symbol, (least, most) in limits.items():
+        size, name = first.get(symbol, (least, ""))
+        if size < least or (most is not None and size > most):
+            allowed = f"{least} or more" if most is None else f"{least} to {most}" if least else f"at most {most}"
+            raise InputError(f"{symbol}: {name} has {size}; the model was exported for {allowed}")
 
 
 class Reader:

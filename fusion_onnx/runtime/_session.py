@@ -5,6 +5,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
 _NO_SHAPE = object()
+_LIMITS = "fusion_onnx.limits"
 
 
 class Session:
@@ -108,6 +110,7 @@ class Session:
         self.providers: list[str] = list(self._ort_session.get_providers())
         self.inputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_inputs(), header.inputs)
         self.outputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_outputs(), header.outputs)
+        self.limits: dict[str, tuple[int, int | None]] = _limits(header.metadata, self._where)
         readers = [Reader(info) for info in self.inputs]
         self._slots = tuple((reader.info.name, reader.dtype, reader) for reader in readers)
         self._output_names = [info.name for info in self.outputs]
@@ -274,7 +277,7 @@ class Session:
         shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
         known = shapes in self._good_shapes
         if not known:
-            check_shapes(self.inputs, shapes)
+            check_shapes(self.inputs, shapes, self.limits)
         kernels = bool(self.fused)  # first: see _unfuse
         if known or self._of_empty is None or not _any_empty(shapes):
             session = self._planned_for(shapes)
@@ -455,6 +458,21 @@ def _rows(
 
 def _has_providers(options: Any) -> bool:
     return bool(getattr(options, "has_providers", lambda: False)())
+
+
+def _limits(metadata: Mapping[str, str], where: str) -> dict[str, tuple[int, int | None]]:
+    """Return the least and the largest size of each axis for which the file says that it was made; None for no end."""
+    if _LIMITS not in metadata:
+        return {}
+    import json  # for the few files that have some
+
+    try:
+        pairs = {str(axis): (least, most) for axis, (least, most) in json.loads(metadata[_LIMITS]).items()}
+        if any(type(least) is not int or type(most) not in (int, NoneType) for least, most in pairs.values()):
+            raise ValueError("sizes are whole numbers")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SessionError(f"{where}: {_LIMITS} in its metadata is malformed: {error}") from error
+    return pairs
 
 
 def _describe(args: Any, header: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:

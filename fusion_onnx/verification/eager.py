@@ -1,5 +1,6 @@
 """`verify`: a model against the module it was exported from, at several sizes, and on hostile values on request."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.forms import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
+from fusion_onnx.verification.arguments import arguments, call
 from fusion_onnx.verification.compare import judge
 from fusion_onnx.verification.declared import false_shapes
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
@@ -41,6 +43,7 @@ def verify(
     inputs: Any = None,
     providers: Any = "cpu",
     *,
+    kwargs: Mapping[str, Any] | None = None,
     battery: bool = False,
     known: Sequence[Difference] = (),
 ) -> Verdict:
@@ -54,8 +57,10 @@ def verify(
     Args:
         module: the module the model was exported from.
         model: a path, bytes, an onnx.ModelProto, or the result of `export`.
-        inputs: a tuple of the module's positional arguments; drawn at random from the model's input shapes if None.
+        inputs: a tuple of the module's positional arguments, or a mapping of its keyword arguments; drawn at random
+            from the model's input shapes if None.
         providers: as `Session` takes them.
+        kwargs: keyword arguments beside positional ones.
         battery: also on hostile values (huge, tiny, subnormal, ties, NaN and Inf in each input, ...), on many rows, on
             inputs that are not contiguous, sliced, broadcast or in Fortran order, and a network fusion by fusion.
         known: documented differences, `verification.known.Difference`, beside `known.OPERATORS`: what one of them
@@ -71,8 +76,7 @@ def verify(
     fused = session if session.fused else None
     if fused:
         session = Session(model, providers, fuse=False, spin=False)
-    args = _drawn(module, session) if inputs is None else inputs
-    args = (args,) if isinstance(args, torch.Tensor) else tuple(args)
+    args = arguments(module, _drawn(module, session) if inputs is None and not kwargs else inputs, kwargs)
     # the module's random numbers are not the caller's
     with torch.random.fork_rng(), evaluating(module) as run:
         findings, rule = _findings(run, Models(model, session, fused, (*OPERATORS, *known)), args, battery)
@@ -110,7 +114,7 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
         detail = f"the model takes {len(session.inputs)} inputs, the module is given {len(tensors_of(args))} tensors"
         return [_broken("the inputs", "count", detail)], DERIVED
     state = torch.get_rng_state()
-    result = run(*args)
+    result = call(run, args)
     drew = not torch.equal(state, torch.get_rng_state())
     once = tensors_of(result)
     if (operators := drawing(run, args) if drew else "") or not repeats(run, args, once):
@@ -120,16 +124,17 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
     if wrong := _misnamed(result, [info.name for info in session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
     judged = Judge(run, args, session.providers, forms_in(session.metadata))
-    tried = trials.sizes(module, session.inputs, args)
+    tried = trials.sizes(module, session.inputs, args, session.limits)
     tried += trials.masks(args) + trials.nonfinite(session.inputs, args)
     if battery:
-        tried += trials.hostile(run, session.inputs, args) + trials.many_rows(session.inputs, args)
+        tried += trials.hostile(run, session.inputs, args)
+        tried += trials.many_rows(session.inputs, args, session.limits)
         tried += trials.layouts(session.inputs, args)
     found: list[Finding] = []
     compared = False
     for trial in tried:
         try:
-            eager = once if trial.args is args else outputs(run, trial.args)
+            eager, trial = (once, trial) if trial.args is args else _run(run, trial)
         except Exception as error:
             if trial.optional:
                 continue  # such as a variance over one row: not in the module's domain
@@ -154,6 +159,17 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
     if not compared and any(finding.shape and 0 not in finding.shape for finding in found):
         found.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
     return found, judged.rule
+
+
+def _run(run: Repeatable, trial: Trial) -> tuple[list[torch.Tensor], Trial]:
+    """Run the module on a trial, or where it is not made for that, on the first other that it is made for."""
+    try:
+        return outputs(run, trial.args), trial
+    except Exception:
+        for other in trial.instead:
+            with contextlib.suppress(Exception):
+                return outputs(run, other.args), other
+        raise
 
 
 def _judged(
@@ -192,7 +208,7 @@ def _misnamed(result: Any, names: list[str]) -> str:
     """
     if not isinstance(result, Mapping):
         return ""
-    keys = [str(key) for key in result]
+    keys = [str(key) for key, value in result.items() if value is not None]
     plain = [name if name in keys else name.removeprefix("output_") for name in names]
     return f"the model gives {plain}, eager {keys}" if sorted(plain) == sorted(keys) and plain != keys else ""
 

@@ -37,10 +37,10 @@ class Repeatable:
         for part, mode in self._modes:
             part.training = mode
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Run the module on copies of the arguments, without gradients; return what it returns."""
         with self.undone(), torch.no_grad():
-            return self._freed(self.module(*copies(args)))
+            return self._freed(self.module(*copies(args), **copies(keywords)))
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fusion_onnx.arithmetic import Arithmetic
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer, bare_fusion
+from fusion_onnx.verification.arguments import call, positional
 from fusion_onnx.verification.shadow import LARGER, Shadows
 
 Array = npt.NDArray[np.float64]
@@ -76,11 +77,12 @@ def unit(dtype: torch.dtype) -> float:
     return Arithmetic(dtype).u if dtype.is_floating_point else 0.0
 
 
-def bare_call(module: torch.nn.Module, args: Sequence[Any]) -> tuple[Fusion, list[Tensor], Tensor | None] | None:
+def bare_call(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Fusion, list[Tensor], Tensor | None] | None:
     """Return fusion, inputs and parameters where the module is a fusion, or a layer of one, and nothing else."""
     fusion = bare_fusion(module)
     if fusion is None or not args:
         return None
+    args = positional(module, args)
     if isinstance(module, FusionLayer):
         xs = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
         return fusion, fusion.check_inputs(list(xs)), module.w
@@ -201,10 +203,10 @@ def _scale(off: Array, spread: Array) -> float:
     return max(float(np.quantile(ratios, 0.9)), 1.0) if ratios.size else 1.0
 
 
-def outputs(run: Callable[..., Any], args: Sequence[Any]) -> list[Tensor]:
+def outputs(run: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
     """Run a module, and return the tensors it gives."""
     with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(run(*args)) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in pytree.tree_leaves(call(run, args)) if isinstance(leaf, Tensor)]
 
 
 def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """What a model is tried on beside its module: other sizes, hostile values, and inputs laid out in every way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.tolerance import bare_call, derived, outputs, resampled
 
 ROWS, LARGEST = 257, 2**24
+Limits = Mapping[str, tuple[int, int | None]]
+_NONE: Limits = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Trial:
     hostile: bool = False
     numpy: bool = False  # hand the tensors to the session as numpy arrays, strides and all
     optional: bool = False  # a module need not be made for it
+    instead: tuple["Trial", ...] = ()  # where it is not made for it: the first of these that it is made for
     finite: bool = True
 
 
@@ -34,10 +38,13 @@ def tensors_of(args: tuple[Any, ...]) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
 
 
-def sizes(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+def sizes(
+    module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any, ...], limits: Limits = _NONE
+) -> list[Trial]:
     """Return the inputs as given, and resized along the dynamic axes: to 2 s + 1, to 1, and for fusions to 0 too.
 
-    Fusions are defined for an empty batch; not every network is, nor every runtime for what else it consists of.
+    Fusions are defined for an empty batch; not every network is, nor every runtime for what else it consists of. An
+    axis that has limits is tried at both: an embedding of positions errs at its last, if anywhere.
     """
     leaves, spec = pytree.tree_flatten(args)
     tensors = _places(leaves)
@@ -49,19 +56,34 @@ def sizes(module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any,
     given = {name: leaves[where[0][0]].shape[where[0][1]] for name, where in axes.items()}
     trials = [Trial(_label(given) or "as given", args)]
     generator = torch.Generator().manual_seed(0)
-    others = [{name: 2 * size + 1 for name, size in given.items()}, dict.fromkeys(given, 1)]
+    others = [
+        {name: _within(2 * size + 1, limits.get(name)) for name, size in given.items()},
+        {name: _within(1, limits.get(name)) for name in given},
+    ]
+    if any(most is not None for name, (_, most) in limits.items() if name in given):
+        others.append({name: limits[name][1] or size if name in limits else size for name, size in given.items()})
     if isinstance(module, (Fusion, FusionLayer)):
         others.append(dict.fromkeys(given, 0))
-    for wanted in others:
-        if wanted == given:
-            continue
+
+    def trial(wanted: Mapping[str, int], *instead: Trial) -> Trial:
         resized = list(leaves)
         for name, where in axes.items():
             for i, axis in where:
                 resized[i] = resampled(resized[i], axis, wanted[name], generator)
         small = min(wanted.values(), default=2) < 2
-        trials.append(Trial(_label(wanted), pytree.tree_unflatten(resized, spec), optional=small))
+        return Trial(_label(wanted), pytree.tree_unflatten(resized, spec), optional=small, instead=instead)
+
+    trials += [trial(wanted) for wanted in others if wanted != given]
+    if len(trials) > 1 and not trials[1].optional:  # sizes that are all even, or end somewhere
+        grown = [{name: 2 * size for name, size in given.items()}, {name: size + 1 for name, size in given.items()}]
+        nearer = [{name: _within(size, limits.get(name)) for name, size in sizes.items()} for sizes in grown]
+        trials[1] = replace(trials[1], instead=tuple(trial(wanted) for wanted in nearer if wanted != given))
     return trials
+
+
+def _within(size: int, ends: tuple[int, int | None] | None) -> int:
+    least, most = ends or (0, None)
+    return max(size if most is None else min(size, most), least)
 
 
 def masks(args: tuple[Any, ...]) -> list[Trial]:
@@ -132,15 +154,15 @@ def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...])
     return trials
 
 
-def many_rows(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
-    """Return the inputs with `ROWS` along their first axis, where that is dynamic in all that have one.
+def many_rows(infos: Sequence[TensorInfo], args: tuple[Any, ...], limits: Limits = _NONE) -> list[Trial]:
+    """Return the inputs with `ROWS` along their first axis, where that is dynamic, and may be so long.
 
     The floating values are log-uniform from 2^-20 to 2^20, of either sign, so that no decade is left out.
     """
     leaves, spec = pytree.tree_flatten(args)
     generator = torch.Generator().manual_seed(3)
     grown = list(leaves)
-    axes = {str(info.shape[0]) for info in infos if info.shape and not isinstance(info.shape[0], int)}
+    axes = {str(info.shape[0]) for info in infos if info.shape and not isinstance(info.shape[0], int)} - limits.keys()
     for i, info in zip(_places(leaves), infos, strict=True):
         tensor = leaves[i]
         for axis, size in enumerate(info.shape or ()):

@@ -1,6 +1,6 @@
 """What eager execution gives to each fusion and gets from it, and how far each of these values is from float64."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
+from fusion_onnx.verification.arguments import call
 from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.shadow import LARGER, Shadows
 from fusion_onnx.verification.tolerance import FACTOR, Array, array, unit
@@ -57,10 +58,10 @@ class Recording:
 
     def keyed(self) -> Iterator[tuple[Key, Tensor]]:
         """Give every value with its key."""
-        for name, call in self.calls.items():
-            yield from ((("x", name, i), x) for i, x in enumerate(call.xs))
-            if call.w is not None:
-                yield ("w", name, 0), call.w
+        for name, seen in self.calls.items():
+            yield from ((("x", name, i), x) for i, x in enumerate(seen.xs))
+            if seen.w is not None:
+                yield ("w", name, 0), seen.w
         yield from ((("y", "", i), y) for i, y in enumerate(self.outputs))
         yield from ((("any", "", i), value) for i, value in enumerate(self.values))
 
@@ -83,7 +84,7 @@ class _Watch(Watching):
         return result
 
 
-def record(run: Repeatable, args: Sequence[Any]) -> Recording:
+def record(run: Repeatable, args: tuple[Any, ...]) -> Recording:
     """Run a module and return what passed through it; its hooks are gone afterwards. Raises what the module does."""
     recording, taken = Recording(), dict[str, int]()
     watch = _Watch(recording)
@@ -102,7 +103,7 @@ def record(run: Repeatable, args: Sequence[Any]) -> Recording:
     hooks = [fusion.register_forward_hook(hook, with_kwargs=True) for fusion in paths]
     try:
         with torch.no_grad(), watch:
-            outputs = run(*args)
+            outputs = call(run, args)
     finally:
         for handle in hooks:
             handle.remove()
@@ -144,7 +145,7 @@ class Noise:
         self._measured: dict[Key, float] = {}
         self._overflowed: set[Key] = set()
 
-    def measure(self, args: Sequence[Any], eager: Recording) -> None:
+    def measure(self, args: tuple[Any, ...], eager: Recording) -> None:
         """Take one run into account; a run that cannot be followed in float64 is left out."""
         larger = LARGER if _any_double(eager) else 1.0
         parameters = [*self._run.module.parameters(), *self._run.module.buffers()]

@@ -1,6 +1,6 @@
 """The search itself: the trials one after the other, and in each the model's parts in the graph's order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.runtime import InputError
 from fusion_onnx.verification import trials
+from fusion_onnx.verification.arguments import arguments
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate.alone import wrong_alone
 from fusion_onnx.verification.locate.arrivals import wrong_inputs, wrong_weights
@@ -22,7 +23,13 @@ from fusion_onnx.verification.trials import Trial, tensors_of
 
 
 def locate(
-    module: torch.nn.Module, model: Any, inputs: Any, providers: Any = "cpu", *, battery: bool = False
+    module: torch.nn.Module,
+    model: Any,
+    inputs: Any = None,
+    providers: Any = "cpu",
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    battery: bool = False,
 ) -> Location | None:
     """Return where an exported model starts to differ from its eager module; None where it does not.
 
@@ -32,15 +39,17 @@ def locate(
     Args:
         module: the module the model was exported from.
         model: a path, bytes, an onnx.ModelProto, or the result of `export`.
-        inputs: a tuple of the module's positional arguments; give the values at which `verify` failed.
+        inputs: a tuple of the module's positional arguments, or a mapping of its keyword arguments; give the values
+            at which `verify` failed.
         providers: as `Session` takes them.
+        kwargs: keyword arguments beside positional ones.
         battery: also on the battery's hostile values, class by class, where no size shows a difference.
 
     Raises:
         SessionError: a provider cannot be had. FusionError: the inputs break a fusion's contract.
     """
     module = getattr(module, "_orig_mod", module)
-    args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    args = arguments(module, inputs, kwargs)
     proto = loaded(model)
     with torch.random.fork_rng(), evaluating(module) as run:
         subject = Subject(run, proto, args, providers)

@@ -1,0 +1,92 @@
+"""A module's example: its positional arguments, and behind them those given by keyword."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+class ArgumentsError(ValueError):
+    """An example that the module cannot be called with."""
+
+
+class Keywords(dict[str, Any]):
+    """Arguments given by keyword: the last of a call's arguments, where there are any."""
+
+
+pytree.register_pytree_node(
+    Keywords,
+    lambda keywords: (list(keywords.values()), list(keywords)),
+    lambda values, names: Keywords(zip(names, values, strict=True)),
+)
+
+
+def arguments(module: torch.nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
+    """Return the arguments of a call: a tuple, with `Keywords` behind the others where there are any.
+
+    Args:
+        module: what is called.
+        inputs: a tensor, a tuple or list of the positional arguments, or a mapping of keyword arguments, such as a
+            tokenizer gives.
+        kwargs: keyword arguments beside positional ones.
+
+    Raises ArgumentsError where the module's forward does not take them.
+    """
+    named = dict(kwargs or {})
+    if isinstance(inputs, torch.Tensor):
+        inputs = (inputs,)
+    elif isinstance(inputs, Mapping):
+        inputs, named = (), {**inputs, **named}
+    elif inputs is None and named:
+        inputs = ()
+    if not isinstance(inputs, (tuple, list)):
+        raise ArgumentsError(
+            "the example is a tuple of the module's positional arguments, or a mapping of its keyword arguments; got "
+            f"{type(inputs).__name__}. For a bare fusion: ([x1, x2],)."
+        )
+    if inputs and isinstance(inputs[-1], Keywords):  # they were arranged before
+        inputs, named = inputs[:-1], {**inputs[-1], **named}
+    signature = _signature(module)
+    try:
+        signature.bind(*inputs, **named)
+    except TypeError as error:
+        raise ArgumentsError(
+            f"{type(module).__name__}.forward{_shown(signature)}: {error}.{_advice(signature, named)}"
+        ) from None
+    order = list(signature.parameters)
+    ordered = sorted(named, key=lambda name: order.index(name) if name in order else len(order))
+    return (*inputs, Keywords((name, named[name]) for name in ordered)) if named else tuple(inputs)
+
+
+def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Call a function with arguments as `arguments` arranges them."""
+    return function(*args[:-1], **args[-1]) if args and isinstance(args[-1], Keywords) else function(*args)
+
+
+def positional(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments in the order of the parameters, up to the first that is not given."""
+    if not args or not isinstance(args[-1], Keywords):
+        return args
+    return _signature(module).bind(*args[:-1], **args[-1]).args
+
+
+def _signature(module: torch.nn.Module) -> inspect.Signature:
+    try:
+        return inspect.signature(module.forward)
+    except ValueError:
+        raise ArgumentsError(
+            f"{type(module).__name__} has no forward in Python: torch.jit made it. Give the module that it was made of."
+        ) from None
+
+
+def _shown(signature: inspect.Signature) -> str:
+    return f"({', '.join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())})"
+
+
+def _advice(signature: inspect.Signature, named: Mapping[str, Any]) -> str:
+    one = [p for p in signature.parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if named and len(one) == 1 and not {*named} & {*signature.parameters}:
+        return " A mapping gives keyword arguments; for one argument that is a mapping: (mapping,)."
+    return ""
