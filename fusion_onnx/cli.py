@@ -164,6 +164,7 @@ def export(
     from fusion_onnx.target import load_target
 
     module, inputs = load_target(target)
+    notes = _notes_on(target, module)
     try:
         result = fusion_onnx.export(
             module,
@@ -184,7 +185,7 @@ def export(
         raise typer.Exit(FAILED) from None
     verdict = result.verdict
     if as_json:
-        facts = {"path": str(result.path), "bytes": output.stat().st_size}
+        facts = {"path": str(result.path), "bytes": output.stat().st_size, "notes": [*result.notes, *notes]}
         _print_json({**facts, "verdict": None if verdict is None else verdict.to_dict()})
         return
     if verdict is not None:
@@ -192,7 +193,20 @@ def export(
     undone = next((p.value for p in result.model.metadata_props if p.key == "fusion_onnx.algebra"), "")
     if undone:
         out.print(f"algebra: {escape(undone)}", highlight=False, soft_wrap=True)
+    for note in (*result.notes, *notes):
+        out.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"{escape(str(result.path))}: {output.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+
+
+def _notes_on(target: str, module: Any) -> list[str]:
+    """Say where a target draws its weights each time it is built: the file is then the only copy of them."""
+    name = target.rpartition(":")[2]
+    drawn = type(module).__name__ == name and any(True for _ in module.parameters())
+    return (
+        [f"{name} is a class, whose weights are drawn anew each time: a function may load trained ones."]
+        if drawn
+        else []
+    )
 
 
 @app.command()

@@ -20,11 +20,14 @@ class TargetError(ValueError):
 def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
     """Return the module that the target's callable builds, and the example inputs.
 
-    The callable returns the module, or `(module, example_inputs)`. Where it returns the module alone, the inputs come
-    from `example_inputs` beside it (a tuple, or a function that returns one); a fusion that has `dims` needs none.
-    This runs the file's code.
+    The callable returns the module, `(module, example_inputs)` or `(module, args, kwargs)`. Where it returns the module
+    alone, the inputs come from `example_inputs` beside it (a tuple, a mapping, or a function that returns one); a
+    fusion that has `dims` needs none. This runs the file's code. A `.pt2` file is a program that torch.export saved.
     """
     import torch
+
+    if target.endswith(".pt2"):
+        return _program(target)
 
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
@@ -39,7 +42,8 @@ def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
     built = getattr(source, name)
     if callable(built) and not isinstance(built, torch.nn.Module):
         built = _told(target, built)
-    module, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    module, *given = built if isinstance(built, tuple) and len(built) in (2, 3) else (built,)
+    inputs = _call(*given)
     if not isinstance(module, torch.nn.Module):
         raise TargetError(f"{target} gives a {type(module).__name__}, not a torch.nn.Module.")
     if inputs is None:
@@ -52,6 +56,21 @@ def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
             f"{target} gives no example inputs; return (module, example_inputs), or define example_inputs() in {place}."
         )
     return module, inputs
+
+
+def _call(args: Any = None, kwargs: Any = None) -> Any:
+    if not kwargs:
+        return args
+    from fusion_onnx.verification.arguments import Keywords
+
+    return (*(args or ()), Keywords(kwargs))
+
+
+def _program(path: str) -> tuple[Any, Any]:
+    from fusion_exporters.programs import as_program
+
+    program = as_program(path)
+    return program, _call(*program.example_inputs or ())
 
 
 def _told(target: str, call: Callable[[], Any]) -> Any:

@@ -85,7 +85,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
     """Multiply the weights of a weighted sum into the layers that feed it, and leave the sum; return what forbids."""
     count = node.attributes["count"].as_int()
     xs, parameters = node.inputs[:count], node.inputs[count:]
-    layers = [_layer(x.producer()) if x is not None and _only_use(x) else None for x in xs]
+    layers = [_layer(x.producer()) if x is not None else None for x in xs]
     if not all(layers) or not all(p is not None and p.is_initializer() for p in parameters):
         return []
     tensors = [torch.from_numpy(_numbers(p).copy()) for p in parameters]
@@ -93,6 +93,9 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
     factors = fusion.coefficients(count, w[0] if w else None, *buffers)
     if factors is None:
         return []
+    shared = [str(layer.weight.name) for x, layer in zip(xs, layers, strict=True) if x and layer and not _only_use(x)]
+    if shared:
+        return [f"not done: the linear layers of {', '.join(shared)} have other users than the fusion"]
     folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
     for layer, factor in zip(layers, factors.double().tolist(), strict=True):
         assert layer is not None

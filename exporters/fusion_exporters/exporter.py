@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import fusion_onnx
 from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
-from fusion_exporters.inputs import ExportError, Signature, VerificationError, output_names, signature
+from fusion_exporters.inputs import ExportError, Signature, VerificationError, left_out, output_names, signature
+from fusion_exporters.programs import as_program, example_of
+from fusion_exporters.reasons import of_fast_path, unfit
 from fusion_exporters.single import observe, single
 from fusion_exporters.tracing import LIMITS, Limits, traced
 from fusion_exporters.tuning import Tuning
@@ -24,9 +26,11 @@ from fusion_onnx.files import vacant, write_file
 from fusion_onnx.layer import bare_fusion
 from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
+from fusion_onnx.verification.arguments import opened
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.repeatable import Repeatable, copies
 from fusion_onnx.verification.tolerance import outputs
+from fusion_onnx.verification.trials import LARGEST
 
 OPSETS = range(18, 27)
 DEFAULT_OPSET = 18
@@ -37,11 +41,15 @@ _verify = verify
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `export` made: where it is (None if kept in memory), the model, and the verdict (None if not verified)."""
+    """What `export` made: where it is (None if kept in memory), the model, and the verdict (None if not verified).
+
+    notes: what was decided on the way and is not plain from the call, a sentence each.
+    """
 
     path: Path | None
     model: onnx.ModelProto
     verdict: Verdict | None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         where = self.path or "in memory"
@@ -72,7 +80,8 @@ def export(
     into standard operators attached as a model-local function. The module is exported in eval mode.
 
     Args:
-        module: any torch.nn.Module.
+        module: any torch.nn.Module; a torch.export.ExportedProgram, or the path of a saved one (.pt2), which bring an
+            example and dynamic axes of their own.
         example_inputs: a tuple of the positional arguments of its forward, or a mapping of its keyword arguments, such
             as a tokenizer gives; for a bare fusion `([x1, x2],)`, with its parameters `([x1, x2], w)`.
         path: the file to write; None keeps the model in memory.
@@ -108,8 +117,10 @@ def export(
     target = None if path is None else Path(path)
     if target is not None:
         vacant(target, overwrite=overwrite)  # it is raised before the work, not after it
+    if program := as_program(module):
+        example_inputs, kwargs, dynamic = example_of(program, example_inputs, kwargs, dynamic)
+    module = opened(program or module)
     _check(module, opset, inline, optimize)
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     with evaluating(module) as run:
         inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
         making = _Making(run, inputs, opset, inline, output_names, form, providers)
@@ -121,12 +132,13 @@ def export(
             data = _serialized(proto)
             verdict = _verified(module, data, inputs, providers)
     if verdict is not None and not verdict.passed:
-        raise VerificationError(verdict)
+        again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
+        raise VerificationError(verdict, again)
     onnx.checker.check_model(data, full_check=True)
     more = b"" if verdict is None else _noted(proto, "verification", verdict.summary())
     if target is not None:
         write_file(target, data, more, overwrite=overwrite)
-    return ExportResult(target, proto, verdict)
+    return ExportResult(target, proto, verdict, tuple(making.notes))
 
 
 @dataclass(frozen=True)
@@ -140,11 +152,12 @@ class _Making:
     output_names: Sequence[str] | None
     form: Any
     providers: Any
+    notes: dict[str, None] = field(default_factory=dict)  # in the order in which they are made, each once
 
     def proto(self, *, algebra: bool = False, note: str = "") -> onnx.ModelProto:
         """Make it; note: what the file says of the algebra that was tried before."""
         module = self.run.module
-        model = _translate(self.run, self.inputs, self.opset, self.output_names)
+        model = self._translated()
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
         refused = rewrite(model) if algebra else []
         forms = graph.attach_bodies(model, module, _chooser(self.form, module, self.inputs, self.providers))
@@ -161,6 +174,31 @@ class _Making:
             told["limits"] = limits
         graph.describe(model, {**told, **({"algebra": note} if note else {})})
         return ir.to_proto(model)
+
+    def _translated(self) -> ir.Model:
+        run, inputs = self.run, self.inputs
+        module, seen_inputs = run.module, replace(inputs, args=copies(inputs.args))
+        with torch.no_grad(), run.undone():
+            # what is wrong with the inputs shows here, in the module's own words
+            outputs, seen = observe(module, seen_inputs)
+        names = output_names(outputs, self.output_names, inputs.names)
+        if self.output_names is None:
+            renamed = [name for name in names if name.removeprefix("output_") in inputs.names]
+            self.notes.update(
+                (f"The output is named {name}, since an input has the other name.", None) for name in renamed
+            )
+        self.notes.update((f"{name} is None, and no output of the graph.", None) for name in left_out(outputs))
+        with run.undone():
+            model = single(module, seen_inputs, outputs, seen, names[0], self.opset) or traced(
+                module, inputs, names, self.opset
+            )
+        _check_limits(run, inputs, model.meta.get(LIMITS, {}))
+        ends = model.meta.get(LIMITS, {}).items()
+        self.notes.update(
+            (f"Axis {axis} is {_shown(*pair)}, the module's own limits; a Session keeps to them.", None)
+            for axis, pair in ends
+        )
+        return model
 
 
 def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
@@ -213,6 +251,8 @@ def _verified(module: torch.nn.Module, model: bytes, inputs: Signature, provider
 def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"export takes a torch.nn.Module; got {type(module).__name__}.")
+    if why := unfit(module):
+        raise ExportError(why)
     if not isinstance(opset, int) or isinstance(opset, bool) or opset not in OPSETS:
         raise ExportError(f"opset is {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}.")
     if inline not in ("none", "all"):
@@ -221,16 +261,8 @@ def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
         raise ExportError(f'optimize is "none" or "algebra"; got {optimize!r}.')
 
 
-def _translate(run: Repeatable, inputs: Signature, opset: int, names: Sequence[str] | None) -> ir.Model:
-    module, seen_inputs = run.module, replace(inputs, args=copies(inputs.args))
-    with torch.no_grad(), run.undone():
-        # what is wrong with the inputs shows here, in the module's own words
-        outputs, seen = observe(module, seen_inputs)
-    names = output_names(outputs, names, inputs.names)
-    with run.undone():
-        model = single(module, seen_inputs, outputs, seen, names[0], opset) or traced(module, inputs, names, opset)
-    _check_limits(run, inputs, model.meta.get(LIMITS, {}))
-    return model
+def _shown(least: int, most: int | None) -> str:
+    return f"{least} or more" if most is None else f"{least} to {most}" if least else f"at most {most}"
 
 
 def _check_limits(run: Repeatable, inputs: Signature, limits: Mapping[str, Limits]) -> None:
@@ -240,6 +272,8 @@ def _check_limits(run: Repeatable, inputs: Signature, limits: Mapping[str, Limit
     """
     for axis, (least, most) in limits.items():
         for size in ([] if most is None else [most + 1]) + ([least - 1] if least else []):
+            if sum(leaf.numel() for leaf in inputs.leaves()) / inputs.sizes()[axis] * size > LARGEST:
+                continue  # too large to be tried: the file keeps to it, whatever the module does
             try:
                 outputs(run, inputs.resized(axis, size))
             except Exception:  # whatever it is that the module says

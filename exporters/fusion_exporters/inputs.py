@@ -23,8 +23,9 @@ class ExportError(ValueError):
 class VerificationError(ExportError):
     """The exported model differs from eager execution; `verdict` says where. Nothing is written."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(f"the exported model differs from eager execution; nothing is written.\n{verdict}")
+    def __init__(self, verdict: Verdict, note: str = "") -> None:
+        words = ("the exported model differs from eager execution; nothing is written.", note, str(verdict))
+        super().__init__("\n".join(filter(None, words)))
         self.verdict = verdict
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,10 +13,12 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
+from torch.export import _trace
 from torch.utils import _pytree as pytree
 
 from fusion_exporters import attention, doubles
 from fusion_exporters.inputs import ExportError, Signature
+from fusion_exporters.reasons import reason
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
 from fusion_onnx.verification.arguments import call
@@ -55,7 +58,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     except (FusionError, ExportError):
         raise
     except Exception as error:
-        raise ExportError(_reason(error, inputs)) from error
+        raise ExportError(reason(error, inputs)) from error
     assert program is not None
     program.model.meta[LIMITS] = _by_axis(program.exported_program, inputs)
     doubles.keep_digits(program.model)
@@ -159,36 +162,40 @@ def _largest(condition: Any, symbol: Any, size: int) -> int | None:
     return None if any(holds(beyond + i) for i in range(1, 9)) else most  # every fourth is no end
 
 
-def _reason(error: BaseException, inputs: Signature) -> str:
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = str(cause).strip()
-    asked = {name: axes for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
-    signs = ("specialized", "static shape", "not all values", "Constraints violated")
-    if any(sign in text for sign in signs):
-        lines = [line.strip(" -") for line in text.splitlines() if any(sign in line for sign in signs[:3])]
-        return (
-            f"the module fixes an axis that was to be dynamic, {asked}. torch says: {' '.join(lines) or text} "
-            "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
-        )
-    return f"torch could not export the module. {type(cause).__name__}: {text[:2000]}"
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's notes on its own insides (absent torchvision, merged axis names) from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Keep torch's notes on its own insides (absent torchvision, graphs, merged axis names) from the user.
+
+    The first thread to come makes it quiet, the last to go undoes it.
+    """
+    global _inside, _undo
+    with _TURNS:
+        if not _inside:
+            _undo = _silence()
+        _inside += 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with _TURNS:
+            _inside -= 1
+            if not _inside:
+                _undo.close()
+
+
+_TURNS, _inside, _undo = threading.Lock(), 0, contextlib.ExitStack()
+
+
+def _silence() -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir"):
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    vars(_trace)["print"] = lambda *args, **kwargs: None  # the graph so far, where an error stops it
+    stack.callback(vars(_trace).pop, "print", None)
+    return stack
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A module's example: its positional arguments, and behind them those given by keyword."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,6 +59,14 @@ def arguments(module: torch.nn.Module, inputs: Any, kwargs: Mapping[str, Any] | 
     order = list(signature.parameters)
     ordered = sorted(named, key=lambda name: order.index(name) if name in order else len(order))
     return (*inputs, Keywords((name, named[name]) for name in ordered)) if named else tuple(inputs)
+
+
+def opened(module: Any) -> Any:
+    """Return the module in what holds one: a program of torch.export, what torch.compile gives."""
+    exported = sys.modules.get("torch.export")
+    if exported is not None and isinstance(module, exported.ExportedProgram):
+        return module.module()
+    return getattr(module, "_orig_mod", module)
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

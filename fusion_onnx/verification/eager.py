@@ -13,7 +13,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.forms import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
-from fusion_onnx.verification.arguments import arguments, call
+from fusion_onnx.verification.arguments import arguments, call, opened
 from fusion_onnx.verification.compare import judge
 from fusion_onnx.verification.declared import false_shapes
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
@@ -55,7 +55,7 @@ def verify(
     would run fusions by fused kernels, by these as well; both are held to the same.
 
     Args:
-        module: the module the model was exported from.
+        module: the module, or the torch.export.ExportedProgram, that the model was exported from.
         model: a path, bytes, an onnx.ModelProto, or the result of `export`.
         inputs: a tuple of the module's positional arguments, or a mapping of its keyword arguments; drawn at random
             from the model's input shapes if None.
@@ -72,6 +72,7 @@ def verify(
     Raises:
         SessionError: the model cannot be loaded. FusionError: the inputs break a fusion's contract.
     """
+    module = opened(module)
     session = Session(model, providers, spin=False)  # PyTorch runs between its calls
     fused = session if session.fused else None
     if fused:

@@ -29,7 +29,8 @@ class Repeatable:
 
     def __enter__(self) -> "Repeatable":
         self._modes = [(part, part.training) for part in self.module.modules()]
-        self.module.eval()
+        with contextlib.suppress(NotImplementedError):  # a program of torch.export has the mode it was traced in
+            self.module.eval()
         self._attributes = [_Attributes(part) for part, _ in self._modes]
         return self
 

@@ -60,8 +60,9 @@ def sizes(
         {name: _within(2 * size + 1, limits.get(name)) for name, size in given.items()},
         {name: _within(1, limits.get(name)) for name in given},
     ]
-    if any(most is not None for name, (_, most) in limits.items() if name in given):
-        others.append({name: limits[name][1] or size if name in limits else size for name, size in given.items()})
+    ends = {name: limits[name][1] or size for name, size in given.items() if name in limits}
+    if sum(t.numel() for t in tensors_of(args)) * max((ends[n] / max(given[n], 1) for n in ends), default=0) < LARGEST:
+        others.append({**given, **ends})
     if isinstance(module, (Fusion, FusionLayer)):
         others.append(dict.fromkeys(given, 0))
 

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.runtime import InputError
 from fusion_onnx.verification import trials
-from fusion_onnx.verification.arguments import arguments
+from fusion_onnx.verification.arguments import arguments, opened
 from fusion_onnx.verification.eager import evaluating
 from fusion_onnx.verification.locate.alone import wrong_alone
 from fusion_onnx.verification.locate.arrivals import wrong_inputs, wrong_weights
@@ -48,7 +48,7 @@ def locate(
     Raises:
         SessionError: a provider cannot be had. FusionError: the inputs break a fusion's contract.
     """
-    module = getattr(module, "_orig_mod", module)
+    module = opened(module)
     args = arguments(module, inputs, kwargs)
     proto = loaded(model)
     with torch.random.fork_rng(), evaluating(module) as run:
