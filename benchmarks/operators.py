@@ -3,9 +3,10 @@
     python -m benchmarks.operators                       # every operator, in three dtypes: hours on one core
     python -m benchmarks.operators --names exp softmax --dtypes float32 --samples 3
 
-Both files run in bare ONNX Runtime beside eager execution, on the database's own values and on the same values in another
-order, and are compared here, not by `verify`, whose verdict is held against it. Operators are tried in processes of their
-own, as some end theirs; what is there already in the results is not tried again. docs/operators.md is the table of it.
+Both files run in bare ONNX Runtime beside eager execution, on the database's own values and on the same values in
+another order. They are compared here, not by `verify`, whose verdict is held against it. Operators are tried in
+processes of their own, as some end theirs; what is in the results already is not tried again. docs/operators.md is the
+table of it.
 """
 
 import argparse
@@ -28,7 +29,7 @@ DTYPES = ("float32", "float64", "float16")
 SAMPLES = 2
 SECONDS = 120
 TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-5, "float64": 1e-12}
-"""Of an entry and the mean of all: far above rounding in a well-conditioned operator, far below a lost digit or term."""
+"""Of an entry and the mean of all: far above rounding in a well-conditioned operator, far below a lost term."""
 
 
 def operators() -> list[Any]:

@@ -16,7 +16,7 @@ from onnxscript.values import Op, Opset
 from torch.export import _trace
 from torch.utils import _pytree as pytree
 
-from fusion_exporters import attention, doubles
+from fusion_exporters import attention, doubles, operators
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_exporters.reasons import reason
 from fusion_onnx.errors import FusionError
@@ -225,7 +225,7 @@ def translations() -> dict[Any, Any]:
     Beside them: what torch's own translations get wrong.
     """
     fusions = {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
-    return {**fusions, **attention.translations(), **doubles.translations()}
+    return {**fusions, **attention.translations(), **doubles.translations(), **operators.translations()}
 
 
 def _translation(packet: Any, name: str) -> Any:
