@@ -1,5 +1,6 @@
 """The contract: every strategy at every case, classes written in other ways, classes that break it, and every error."""
 
+import abc
 import json
 import pickle
 
@@ -491,3 +492,105 @@ def test_compiled_by_inductor_once():
     except torch._dynamo.exc.BackendCompilerFailed as error:
         pytest.skip(f"inductor cannot compile here: {error.inner_exception}")
     assert torch.equal(y, fusion(x))
+
+
+# --- what callers do that the specification lets them -----------------------------------------------------------------
+
+
+class Plain(Fusion):
+    """As short as the specification lets it be."""
+
+    def calculate_n(self, dims=None):
+        return (dims or self.dims)[0]
+
+    def calculate_l(self):
+        return 0
+
+    def forward(self, x, w=None, device="cpu"):
+        return x[0] + x[1]
+
+
+def test_methods_take_what_the_specification_lets_callers_give():
+    fusion, x = fusion_onnx.create("learned_weighted_sum", dims=[4, 4]), [torch.randn(3, 4), torch.randn(3, 4)]
+    assert fusion.calculate_l([4, 4]) == fusion.calculate_l([4, 4], "more") == 2
+    assert fusion.calculate_n([6, 6], "more", 3) == fusion.calculate_n(dims=[6, 6]) == 6
+    w = torch.randn(2)
+    assert torch.equal(fusion(x, w, "cpu", 1, None), fusion(x, w))
+    assert torch.equal(fusion.pre_process(x[0], "cpu", 1), x[0])
+    assert torch.equal(fusion.post_process(x[0], "cpu", 1), x[0])
+    plain = Plain(dims=[4, 4])
+    assert (plain.calculate_l([4, 4]), plain.calculate_n([5, 5], 1)) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "names"),
+    [
+        ("calculate_l", (), "none"),
+        ("calculate_n", (), "dims"),
+        ("forward", ([torch.ones(2, 4)] * 2,), "x, w, device"),
+        ("pre_process", (torch.ones(2, 4),), "x, device"),
+        ("post_process", (torch.ones(2, 4),), "x, device"),
+    ],
+)
+def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(method, given, names):
+    fusion = fusion_onnx.create("sum", dims=[4, 4])
+    with pytest.raises(FusionError, match=rf"sum: {method} has no argument 'colour'; it takes {names}\."):
+        getattr(fusion, method)(*given, colour=1)
+
+
+def test_what_is_abstract_says_so_whatever_it_is_given():
+    class Bare(Fusion):
+        """Gives nothing."""
+
+    bare = Bare()
+    for method in ("calculate_n", "calculate_l", "forward"):
+        with pytest.raises(NotImplementedError, match=rf"Bare does not give {method}\(\)"):
+            getattr(bare, method)(1, 2, k=3)
+
+
+@pytest.mark.parametrize("index", [-1, 2, None, "0", 0.0, slice(1)])
+def test_a_dim_that_is_not_there(index):
+    fusion = fusion_onnx.create("sum", dims=[4, 4])
+    for error in (ValueError, IndexError):
+        with pytest.raises(error, match="has 2 dims"):
+            fusion.get_dim(index)
+
+
+def test_dims_are_whole_numbers_of_any_kind():
+    fusion = fusion_onnx.create("sum", dims=[np.int64(4), np.uint8(4)])
+    assert fusion.get_dims() == [4, 4]
+    assert [type(d) for d in fusion.dims] == [int, int]
+    assert fusion.get_dim(np.int64(1)) == 4
+    json.dumps(fusion.to_config())
+    for wrong in (np.float64(4), torch.tensor(4), True, np.int64(0)):
+        with pytest.raises(FusionError, match="positive whole numbers"):
+            fusion_onnx.create("sum", dims=[4, wrong])
+
+
+class Abstract(Fusion, abc.ABC):
+    @abc.abstractmethod
+    def factor(self):
+        """Give a number."""
+
+    def calculate_n(self, dims=None):
+        return self.dims[0]
+
+    def calculate_l(self):
+        return 0
+
+    def forward(self, x, w=None, device="cpu"):
+        return self.factor() * x[0] + x[1]
+
+
+class Concrete(Abstract):
+    def factor(self):
+        return 3.0
+
+
+def test_a_class_may_be_abstract():
+    with pytest.raises(TypeError, match="factor"):
+        Abstract(dims=[4, 4])
+    x = [torch.randn(3, 4), torch.randn(3, 4)]
+    fusion = Concrete(dims=[4, 4])
+    assert torch.equal(fusion(x), 3 * x[0] + x[1])
+    assert fusion_onnx.export(fusion, (x,)).verdict.passed
