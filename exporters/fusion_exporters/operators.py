@@ -25,6 +25,12 @@ def translations() -> dict[Any, Any]:
         aten.log_sigmoid.default: _in_float32(_log_sigmoid),
         aten.softplus.default: _in_float32(_softplus),
         aten.atan2.default: _atan2,
+        aten.angle.default: _angle,
+        aten.heaviside.default: _heaviside,
+        aten.diagonal.default: _diagonal,
+        aten.diagonal_copy.default: _diagonal,
+        aten.softmax.int: _softmax,
+        aten.log_softmax.int: _log_softmax,
     }
 
 
@@ -107,3 +113,47 @@ def _is_negative(x: Any) -> Any:
     """Write whether the sign is set: the reciprocal of −0 is −∞."""
     zero = _number(0.0, x)
     return op.Or(op.Less(x, zero), op.Less(op.Reciprocal(x), zero))
+
+
+def _angle(self: Any) -> Any:
+    """Write π where x < 0, 0 elsewhere, NaN where x is."""
+    zero = _number(0.0, self)
+    return op.Where(op.IsNaN(self), self, op.Where(op.Less(self, zero), _number(math.pi, self), zero))
+
+
+def _heaviside(self: Any, values: Any) -> Any:
+    """Write the step: 1 where x > 0, `values` where x = 0, else 0, NaN too."""
+    zero = _number(0.0, self)
+    return op.Where(op.Equal(self, zero), values, op.Where(op.Greater(self, zero), _number(1.0, self), zero))
+
+
+def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """Write the entries (i, i + offset) by their places; a product with 0 and 1 would spread NaN."""
+    rank = len(self.shape)
+    first, second = dim1 % rank, dim2 % rank
+    rows, columns = self.shape[first], self.shape[second]
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        from onnxscript.function_libs.torch_lib.ops import core  # which takes long to import
+
+        return core.aten_diagonal(self, offset, dim1, dim2)
+    others = [axis for axis in range(rank) if axis not in (first, second)]
+    top, left = max(-offset, 0), max(offset, 0)
+    length = max(min(rows - top, columns - left), 0)
+    places = [(top + i) * columns + left + i for i in range(length)]
+    flat = op.Reshape(
+        op.Transpose(self, perm=[*others, first, second]), op.Constant(value_ints=[0] * len(others) + [rows * columns])
+    )
+    return op.Gather(flat, op.Constant(value=ir.tensor(places, dtype=ir.DataType.INT64)), axis=len(others))
+
+
+def _softmax(self: Any, dim: int, dtype: int = -1) -> Any:
+    """Write the softmax in the dtype that is asked for: cast before it, not after."""
+    return op.Softmax(_wider(self, dtype), axis=dim)
+
+
+def _log_softmax(self: Any, dim: int, dtype: int = -1) -> Any:
+    return op.LogSoftmax(_wider(self, dtype), axis=dim)
+
+
+def _wider(x: Any, dtype: int) -> Any:
+    return x if dtype in (-1, None) or dtype == x.dtype else op.Cast(x, to=dtype)

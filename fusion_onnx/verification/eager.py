@@ -164,6 +164,9 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
 
 def _run(run: Repeatable, trial: Trial) -> tuple[list[torch.Tensor], Trial]:
     """Run the module on a trial, or where it is not made for that, on the first other that it is made for."""
+    if not trial.finite:
+        with _plain_attention():
+            return outputs(run, trial.args), trial
     try:
         return outputs(run, trial.args), trial
     except Exception:
@@ -171,6 +174,17 @@ def _run(run: Repeatable, trial: Trial) -> tuple[list[torch.Tensor], Trial]:
             with contextlib.suppress(Exception):
                 return outputs(run, other.args), other
         raise
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch from its fused attention, which gives 0 for some queries that have NaN, and NaN for others."""
+    fused = torch.backends.cuda.flash_sdp_enabled()  # which is asked on the CPU, too
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(fused)
 
 
 def _judged(

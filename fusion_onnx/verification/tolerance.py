@@ -209,8 +209,10 @@ def outputs(run: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
         return [leaf for leaf in pytree.tree_leaves(call(run, args)) if isinstance(leaf, Tensor)]
 
 
-def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator) -> Tensor:
+def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator, *, whole: bool = False) -> Tensor:
     """Return the tensor with another size along an axis; values drawn from its own, whole slices for whole numbers.
+
+    whole: slices of floating tensors, too.
 
     Where its values all differ, so do those that are drawn: beyond their number, values between two of them are taken.
     """
@@ -218,7 +220,7 @@ def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator) 
     tensor = tensor.detach()
     if tensor.numel() == 0 or size == 0:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-    if not tensor.dtype.is_floating_point:
+    if whole or not tensor.dtype.is_floating_point:
         rows = torch.randint(tensor.shape[axis], (size,), generator=generator).to(tensor.device)
         return tensor.index_select(axis, rows)
     count, values = int(np.prod(shape)), tensor.flatten()

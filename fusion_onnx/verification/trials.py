@@ -44,7 +44,8 @@ def sizes(
     """Return the inputs as given, and resized along the dynamic axes: to 2 s + 1, to 1, and for fusions to 0 too.
 
     Fusions are defined for an empty batch; not every network is, nor every runtime for what else it consists of. An
-    axis that has limits is tried at both: an embedding of positions errs at its last, if anywhere.
+    axis that has limits is tried at both: an embedding of positions errs at its last, if anywhere. Where the module
+    does not run on values that are drawn apart, it is tried on whole slices of the inputs, then at nearer sizes.
     """
     leaves, spec = pytree.tree_flatten(args)
     tensors = _places(leaves)
@@ -66,19 +67,22 @@ def sizes(
     if isinstance(module, (Fusion, FusionLayer)):
         others.append(dict.fromkeys(given, 0))
 
-    def trial(wanted: Mapping[str, int], *instead: Trial) -> Trial:
-        resized = list(leaves)
+    def resized(wanted: Mapping[str, int], whole: bool) -> Trial:
+        drawn = list(leaves)
         for name, where in axes.items():
             for i, axis in where:
-                resized[i] = resampled(resized[i], axis, wanted[name], generator)
+                drawn[i] = resampled(drawn[i], axis, wanted[name], generator, whole=whole)
         small = min(wanted.values(), default=2) < 2
-        return Trial(_label(wanted), pytree.tree_unflatten(resized, spec), optional=small, instead=instead)
+        return Trial(_label(wanted), pytree.tree_unflatten(drawn, spec), optional=small)
 
-    trials += [trial(wanted) for wanted in others if wanted != given]
-    if len(trials) > 1 and not trials[1].optional:  # sizes that are all even, or end somewhere
+    def trial(*sizes: Mapping[str, int]) -> Trial:
+        first, *instead = (resized(wanted, whole) for wanted in sizes if wanted != given for whole in (False, True))
+        return replace(first, instead=tuple(instead))
+
+    for i, wanted in enumerate(wanted for wanted in others if wanted != given):
         grown = [{name: 2 * size for name, size in given.items()}, {name: size + 1 for name, size in given.items()}]
         nearer = [{name: _within(size, limits.get(name)) for name, size in sizes.items()} for sizes in grown]
-        trials[1] = replace(trials[1], instead=tuple(trial(wanted) for wanted in nearer if wanted != given))
+        trials.append(trial(wanted, *(nearer if i == 0 and min(wanted.values(), default=2) > 1 else ())))
     return trials
 
 
