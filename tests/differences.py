@@ -166,6 +166,11 @@ def smallest() -> dict[str, tuple[onnx.ModelProto, list[np.ndarray], np.ndarray]
             [np.array([1, np.nan, 2], np.float32), np.array([1], np.int64)],
             nan,
         ),
+        "onnxruntime-nan-in-unique": (
+            _model("Unique", TensorProto.FLOAT, [[3]]),
+            [np.array([np.nan, 1, 2], np.float32)],
+            np.array([1, 2, np.nan], np.float32),
+        ),
         "onnxruntime-nan-in-recurrent-networks": (
             _recurrent(),
             [np.full((1, 1, 1), np.nan, np.float32)],

@@ -202,10 +202,12 @@ def _judged(
             break
     if all(finding.passed for finding in found):
         return found
-    given = models.known, models.file, models.session.providers, trial.case, tensors_of(trial.args)
-    known = in_network(*given)
-    excused = ("nan", "inf", "error")
-    return [replace(f, known=known[f.output]) if f.failed in excused and f.output in known else f for f in found]
+    given = models.file, models.session.providers, trial.case, tensors_of(trial.args)
+    known = in_network(models.known, *given)
+    excused = dict.fromkeys(("nan", "inf", "error"), known)
+    if known and any(finding.failed == "shape" for finding in found):
+        excused["shape"] = in_network([d for d in models.known if d.sizes], *given)
+    return [replace(f, known=excused.get(f.failed, {}).get(f.output, "")) for f in found]
 
 
 def _worse(case: str, name: str, eager: torch.Tensor, model: Any, fused: Any, tolerance: Tolerance) -> Finding:

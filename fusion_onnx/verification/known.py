@@ -19,7 +19,8 @@ class Difference:
 
     kind: "differs" or "cannot". strategies, dtypes, values: patterns as fnmatch has them ("*", "NaN in *") that say
     where it shows; message: text that the runtime's error or the finding's detail contains, "" for any. operators:
-    those of ONNX that have it, for networks; where the values are NaN, only if NaN reaches one of them.
+    those of ONNX that have it, for networks; where the values are NaN, only if NaN reaches one of them. sizes: whether
+    it decides the output's shape.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Difference:
     values: tuple[str, ...] = ("*",)
     message: str = ""
     operators: tuple[str, ...] = ()
+    sizes: bool = False
 
     def covers(self, strategy: str, runtime: str, dtype: str, kind: str, values: str, detail: str) -> bool:
         """Return whether a problem of the matrix is this difference."""
@@ -80,6 +82,18 @@ OPERATORS = (
         strategies=(),
         values=_NAN,
         operators=("TopK", "ArgMax", "ArgMin"),
+    ),
+    Difference(
+        "onnxruntime-nan-in-unique",
+        _CPU,
+        "differs",
+        "ONNX Runtime's CPU provider loses entries beside NaN in Unique",
+        "PyTorch takes each NaN for a value of its own in unique, and keeps all others; ONNX does not say what a NaN is "
+        "equal to, and the kernel's order, a comparison, takes others away with it.",
+        strategies=(),
+        values=_NAN,
+        operators=("Unique",),
+        sizes=True,
     ),
     Difference(
         "onnxruntime-nan-in-recurrent-networks",
