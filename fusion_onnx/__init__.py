@@ -60,6 +60,7 @@ _HOME = {
     "Verdict": "fusion_onnx.verification",
     "VerificationError": "fusion_exporters",
     "assert_parity": "fusion_onnx.assertion",
+    "attach": "fusion_exporters",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",
     "form": "fusion_onnx.forms",
@@ -72,6 +73,7 @@ _HOME = {
     "register": "fusion_onnx.registry",
     "register_function": "fusion_onnx.functions",
     "to_config": "fusion_onnx.config",
+    "translations": "fusion_exporters",
     "tune": "fusion_exporters",
     "verify": "fusion_onnx.verification",
 }

@@ -1,6 +1,8 @@
 """`export`: from a PyTorch module with fusions in it to a verified ONNX file."""
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import fusion_onnx
 from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
 from fusion_exporters.choice import AUTO, Chooser
+from fusion_exporters.external import MAX_BYTES, file_beside, move_weights, refuse_too_large, too_large
 from fusion_exporters.inputs import ExportError, Signature, VerificationError, left_out, output_names, signature
 from fusion_exporters.programs import as_program, example_of
 from fusion_exporters.reasons import of_fast_path, unfit
@@ -34,7 +37,6 @@ from fusion_onnx.verification.trials import LARGEST
 
 OPSETS = range(18, 27)
 DEFAULT_OPSET = 18
-MAX_BYTES = 2**31 - 1
 # `export(verify=...)` hides the function of that name
 _verify = verify
 
@@ -72,6 +74,7 @@ def export(
     providers: Any = "cpu",
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    external_data: bool | str = False,
     overwrite: bool = False,
 ) -> ExportResult:
     """Export a bare fusion, or any module with fusions in it, to ONNX; verify it; write it.
@@ -103,6 +106,8 @@ def export(
         providers: where it is verified, as `Session` takes them.
         input_names: names for the graph's inputs, by default those of forward's parameters; x1, x2, ... for a list x.
         output_names: names for its outputs; by default y, or y1, y2, ....
+        external_data: whether weights go into a file beside the model, as those of more than 2 GiB have to: True for
+            `<path>.data`, or the file's name; one that ends in .safetensors is a safetensors file.
         overwrite: whether a file that exists may be replaced.
 
     Returns:
@@ -121,24 +126,70 @@ def export(
         example_inputs, kwargs, dynamic = example_of(program, example_inputs, kwargs, dynamic)
     module = opened(program or module)
     _check(module, opset, inline, optimize)
-    with evaluating(module) as run:
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(evaluating(module))
+        writing = _Writing(target, external_data, overwrite, stack)
+        if not external_data:
+            refuse_too_large(module)
         inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
         making = _Making(run, inputs, opset, inline, output_names, form, providers)
-        proto = making.proto(algebra=optimize == "algebra")
-        data = _serialized(proto)
+        data = writing.prepared(making.model(algebra=optimize == "algebra"))
         verdict = _verified(module, data, inputs, providers) if verify else None
         if verdict is not None and not verdict.passed and optimize == "algebra":
-            proto = making.proto(note=f"not done, it would differ: {verdict.reasons[0]}")
-            data = _serialized(proto)
+            data = writing.prepared(making.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
             verdict = _verified(module, data, inputs, providers)
-    if verdict is not None and not verdict.passed:
-        again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
-        raise VerificationError(verdict, again)
-    onnx.checker.check_model(data, full_check=True)
-    more = b"" if verdict is None else _noted(proto, "verification", verdict.summary())
-    if target is not None:
-        write_file(target, data, more, overwrite=overwrite)
-    return ExportResult(target, proto, verdict, tuple(making.notes))
+        if verdict is not None and not verdict.passed:
+            again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
+            raise VerificationError(verdict, again)
+        onnx.checker.check_model(data, full_check=True)
+        writing.finish(_noted(writing.proto, "verification", verdict.summary()) if verdict else b"")
+    return ExportResult(target, writing.proto, verdict, tuple(making.notes))
+
+
+class _Writing:
+    """A model on its way into a file: as bytes, or with weights in a file of their own, beside it in a folder."""
+
+    proto: onnx.ModelProto
+
+    def __init__(
+        self, target: Path | None, external_data: bool | str, overwrite: bool, stack: contextlib.ExitStack
+    ) -> None:
+        self._target, self._overwrite, self._weights = target, overwrite, None
+        if external_data:
+            if target is None:
+                raise ExportError("external_data writes a file beside the model: give a path.")
+            self._weights = file_beside(target, external_data, overwrite=overwrite)
+            folder = tempfile.TemporaryDirectory(prefix=".fusion-onnx.", dir=target.parent)
+            self._folder = Path(stack.enter_context(folder))
+
+    def prepared(self, model: ir.Model) -> Any:
+        """Return what is verified: the bytes, or the path of the model beside its weights."""
+        if self._weights is None:
+            self.proto = ir.to_proto(model)
+            self._data = _serialized(self.proto)
+            return self._data
+        place = self._folder / self._weights.name
+        place.unlink(missing_ok=True)
+        move_weights(model, place)
+        self.proto = ir.to_proto(model)
+        self._data = _serialized(self.proto)
+        path = self._folder / "model.onnx"
+        path.write_bytes(self._data)
+        return str(path)
+
+    def finish(self, more: bytes) -> None:
+        """Write the file; `more` goes behind the model's bytes."""
+        if self._target is None:
+            return
+        if self._weights is not None:
+            place = self._folder / self._weights.name
+            if not self._overwrite:
+                os.link(place, vacant(self._weights, overwrite=False)[0])
+            else:
+                if self._weights.exists():  # no reader may find the old model beside new weights
+                    self._target.unlink(missing_ok=True)
+                os.replace(place, vacant(self._weights)[0])
+        write_file(self._target, self._data, more, overwrite=self._overwrite)
 
 
 @dataclass(frozen=True)
@@ -154,7 +205,7 @@ class _Making:
     providers: Any
     notes: dict[str, None] = field(default_factory=dict)  # in the order in which they are made, each once
 
-    def proto(self, *, algebra: bool = False, note: str = "") -> onnx.ModelProto:
+    def model(self, *, algebra: bool = False, note: str = "") -> ir.Model:
         """Make it; note: what the file says of the algebra that was tried before."""
         module = self.run.module
         model = self._translated()
@@ -167,13 +218,14 @@ class _Making:
             told["entrywise"] = True
         if self.inline == "all":
             model = graph.inlined(model)
+        graph.store_once(model)
         if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
             refused = ["nothing to do: no fusion has linear layers beside it to fold"]
         note = note or "; ".join(refused)
         if limits := model.meta.get(LIMITS):
             told["limits"] = limits
         graph.describe(model, {**told, **({"algebra": note} if note else {})})
-        return ir.to_proto(model)
+        return model
 
     def _translated(self) -> ir.Model:
         run, inputs = self.run, self.inputs
@@ -227,7 +279,7 @@ def provider_of(providers: Any) -> str:
 def _serialized(proto: onnx.ModelProto) -> bytes:
     """Return a model's bytes: what is verified, checked and written."""
     if proto.ByteSize() > MAX_BYTES:
-        raise ExportError(f"the model has {proto.ByteSize()} bytes; an ONNX file holds at most {MAX_BYTES}.")
+        raise ExportError(too_large(proto.ByteSize()))
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -237,7 +289,7 @@ def _noted(proto: onnx.ModelProto, key: str, fact: Any) -> bytes:
     return bytes(onnx.ModelProto(metadata_props=proto.metadata_props[-1:]).SerializeToString())
 
 
-def _verified(module: torch.nn.Module, model: bytes, inputs: Signature, providers: Any) -> Verdict:
+def _verified(module: torch.nn.Module, model: Any, inputs: Signature, providers: Any) -> Verdict:
     try:
         return _verify(module, model, inputs.args, providers)
     except SessionError as error:

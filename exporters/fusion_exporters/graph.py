@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -19,6 +20,9 @@ from fusion_exporters.tracing import SCOPES
 from fusion_onnx.contract import Fusion
 from fusion_onnx.layer import FusionLayer
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+
+_WORTH = 1024
+"""Bytes from which a matrix is worth a node."""
 
 
 def fusion_of(node: ir.Node) -> Fusion:
@@ -207,6 +211,34 @@ def tidy(model: ir.Model) -> None:
         for output in node.outputs:
             output.metadata_props.clear()
             output.doc_string = None
+
+
+def store_once(model: ir.Model) -> None:
+    """Store a matrix once that stands in the model as it is and transposed, as torch folds one of two tied layers.
+
+    A runtime folds the Transpose again when it loads the model, so nothing is slower.
+    """
+    graph, seen = model.graph, dict[tuple[Any, ...], list[ir.Value]]()
+    for value in list(graph.initializers.values()):
+        shape, tensor = value.shape, value.const_value
+        if tensor is None or shape is None or len(shape) != 2 or tensor.nbytes < _WORTH or value.is_graph_output():
+            continue
+        rows, columns = (int(size) for size in tensor.shape.numpy())
+        array = tensor.numpy()
+        for other in seen.get((tensor.dtype, columns, rows), []):
+            assert other.const_value is not None
+            if np.array_equal(other.const_value.numpy().T, array):
+                # the one with a name of the module's own stays
+                kept, gone = (other, value) if "." in str(other.name) else (value, other)
+                node = ir.node("Transpose", [kept], {"perm": [1, 0]}, num_outputs=1, name=f"transposed {kept.name}")
+                (output,) = node.outputs
+                output.name, output.type, output.shape = f"{kept.name}_transposed", gone.type, gone.shape
+                gone.replace_all_uses_with(output)
+                del graph.initializers[str(gone.name)]
+                graph.insert_before(graph[0], node)
+                break
+        else:
+            seen.setdefault((tensor.dtype, rows, columns), []).append(value)
 
 
 def inlined(model: ir.Model) -> ir.Model:

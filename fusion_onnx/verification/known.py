@@ -88,8 +88,8 @@ OPERATORS = (
         _CPU,
         "differs",
         "ONNX Runtime's CPU provider loses entries beside NaN in Unique",
-        "PyTorch takes each NaN for a value of its own in unique, and keeps all others; ONNX does not say what a NaN is "
-        "equal to, and the kernel's order, a comparison, takes others away with it.",
+        "PyTorch takes each NaN for a value of its own in unique, and keeps all others; ONNX does not say what a NaN "
+        "is equal to, and the kernel's order, a comparison, takes others away with it.",
         strategies=(),
         values=_NAN,
         operators=("Unique",),

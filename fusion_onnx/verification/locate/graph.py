@@ -287,6 +287,8 @@ def loaded(model: Any) -> "onnx.ModelProto":
 
     import onnx
 
+    if getattr(model, "path", None) is not None:  # weights beside it are found from there
+        model = model.path
     model = getattr(model, "model", model)
     if isinstance(model, str | os.PathLike):
         return onnx.load(os.fspath(model))
