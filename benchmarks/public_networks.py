@@ -107,7 +107,7 @@ def after(strategy: str, width: int, wrapped: str, **options: Any) -> Callable[[
     """
 
     def merge(module: nn.Module) -> str:
-        part: Any = dict(module.named_modules())[wrapped]
+        part: Any = next(part for name, part in module.named_modules() if name.endswith(wrapped))
         inner = part.forward
         part.merge = FusionLayer(fusion_onnx.create(strategy, dims=[width, width], **options))
 
@@ -269,7 +269,7 @@ def clip() -> Network:
         transformers.CLIPModel(config),
         inputs,
         dynamic,
-        after("mean", 32, "text_model.final_layer_norm"),
+        after("mean", 32, "final_layer_norm"),
         ((2, 2), (3, 1), (1, 4)),
     )
 
@@ -279,7 +279,7 @@ def clip_text() -> Network:
     import transformers
 
     config = transformers.CLIPTextConfig(**SMALL, eos_token_id=2)
-    return Network(transformers.CLIPTextModel(config), masked, TEXT, after("mean", 32, "text_model.final_layer_norm"))
+    return Network(transformers.CLIPTextModel(config), masked, TEXT, after("mean", 32, "final_layer_norm"))
 
 
 def image(config: str, model: str, merge: Callable[[nn.Module], str], **options: Any) -> Network:
@@ -329,7 +329,7 @@ def segformer() -> Network:
     return image(
         "SegformerConfig",
         "SegformerForSemanticSegmentation",
-        after("mean", 16, "decode_head.linear_c.0.proj"),
+        channels("decode_head.batch_norm"),
         hidden_sizes=[16, 16, 16, 16],
         depths=[1, 1, 1, 1],
         num_attention_heads=[1, 2, 2, 2],
@@ -610,7 +610,7 @@ def channels(name: str, strategy: str = "sum") -> Callable[[nn.Module], str]:
     """Merge a part's output (N, C, H, W) with its relu along the channels, behind movedim."""
 
     def merge(module: nn.Module) -> str:
-        part: Any = dict(module.named_modules())[name]
+        part: Any = next(part for path, part in module.named_modules() if path.endswith(name))
         inner = part.forward
         part.merge = FusionLayer(fusion_onnx.create(strategy))
 
@@ -628,7 +628,7 @@ def concatenated(name: str) -> Callable[[nn.Module], str]:
     """Replace GoogLeNet's concatenation of branches."""
 
     def merge(module: nn.Module) -> str:
-        part: Any = dict(module.named_modules())[name]
+        part: Any = next(part for path, part in module.named_modules() if path.endswith(name))
         part.merge = FusionLayer(fusion_onnx.create("concatenation"))
 
         def forward(self: Any, x: torch.Tensor) -> Any:

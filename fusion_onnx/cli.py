@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import fusion_onnx
+from fusion_onnx import interruption
+from fusion_onnx.extras import explained
 from fusion_onnx.files import vacant, write_file, written
 
 if TYPE_CHECKING:
@@ -61,8 +63,11 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, OSError, ImportError, fusion_onnx.SessionError) as error:
-            if os.environ.get(_TRACE):
+        except Exception as error:
+            if interruption.happened():  # what an import that is cut off leaves behind
+                raise typer.Exit(interruption.CODE) from None
+            own = isinstance(error, (ValueError, OSError, ImportError, fusion_onnx.SessionError))
+            if os.environ.get(_TRACE) or not own:
                 raise
             err.print(f"[bold red]error:[/] {escape(_said(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(USAGE) from None
@@ -73,6 +78,8 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, ModuleNotFoundError):
+        return str(explained(error, "this command"))
     return str(error)
 
 
@@ -110,8 +117,10 @@ def _main(
     show: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole trace of an error.")] = False,
 ) -> None:
-    pass
+    if traceback:
+        os.environ[_TRACE] = "1"
 
 
 @app.command("list")
@@ -121,10 +130,15 @@ def list_strategies(as_json: Json = False) -> None:
 
     Example: [bold]fusion-onnx list[/]
     """
-    rows = [
-        {"name": name, "formula": cls.formula, "n": cls.rule_n, "l": cls.rule_l, "tinybig": list(cls.tinybig)}
-        for name, cls in ((name, fusion_onnx.get(name)) for name in fusion_onnx.names())
-    ]
+    try:
+        rows = [
+            {"name": name, "formula": cls.formula, "n": cls.rule_n, "l": cls.rule_l, "tinybig": list(cls.tinybig)}
+            for name, cls in ((name, fusion_onnx.get(name)) for name in fusion_onnx.names())
+        ]
+    except ImportError as error:  # the names are there without PyTorch, what they stand for is not
+        empty = {"formula": "", "n": "", "l": "", "tinybig": []}
+        rows = [{"name": name, **empty} for name in fusion_onnx.names()]
+        err.print(f"[yellow]note:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     if as_json:
         _print_json(rows)
         return
@@ -151,6 +165,26 @@ def export(
         str, typer.Option(help="none, or algebra: between fusions and the linear layers beside them.")
     ] = "none",
     static: Annotated[bool, typer.Option("--static", help="Fix the batch size to the example's.")] = False,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An input's dynamic axes, x:0=batch,1=time; repeat it for each that has any.", metavar="AXES"
+        ),
+    ] = None,
+    input_names: Annotated[str | None, typer.Option(help="The graph's inputs, a,b,c.", metavar="NAMES")] = None,
+    output_names: Annotated[str | None, typer.Option(help="Its outputs, y,z.", metavar="NAMES")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A state_dict for the module: torch.save's, or .safetensors.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="An argument of the target's callable, name=value; repeat it.", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Write the weights beside the model; over 2 GiB they have to be.")
+    ] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with eager execution.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     provider: Provider = None,
@@ -161,16 +195,21 @@ def export(
     Example: [bold]fusion-onnx export models/digits.py:build -o digits.onnx[/]
     """
     from fusion_exporters import VerificationError
-    from fusion_onnx.target import load_target
+    from fusion_onnx.target import load_target, load_weights, parsed_axes, parsed_options
 
-    module, inputs = load_target(target)
-    notes = _notes_on(target, module)
+    module, inputs = load_target(target, **parsed_options(options or []))
+    if weights is not None:
+        load_weights(module, weights)
+    notes = [] if weights else _notes_on(target, module)
     try:
         result = fusion_onnx.export(
             module,
             inputs,
             output,
-            dynamic=None if static else "batch",
+            dynamic=parsed_axes(dynamic) if dynamic else None if static else "batch",
+            input_names=input_names.split(",") if input_names else None,
+            output_names=output_names.split(",") if output_names else None,
+            external_data=external_data,
             opset=opset,
             inline=inline,
             form=form,
@@ -193,6 +232,9 @@ def export(
     undone = next((p.value for p in result.model.metadata_props if p.key == "fusion_onnx.algebra"), "")
     if undone:
         out.print(f"algebra: {escape(undone)}", highlight=False, soft_wrap=True)
+    session = fusion_onnx.Session(result, "cpu") if verdict is not None else None
+    for kind, infos in () if session is None else (("inputs", session.inputs), ("outputs", session.outputs)):
+        out.print(f"{kind}: {escape(', '.join(map(str, infos)))}", highlight=False, soft_wrap=True)
     for note in (*result.notes, *notes):
         out.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     out.print(f"{escape(str(result.path))}: {output.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
@@ -214,30 +256,37 @@ def _notes_on(target: str, module: Any) -> list[str]:
 def run(
     file: ModelFile,
     inputs: Annotated[Path, typer.Option("--inputs", "-i", help="A .npz with an array for each input, by name.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz to write.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz to write.")] = None,
     provider: Provider = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a model on the arrays of an .npz file, and write its outputs to another.
+    """Run a model on the arrays of an .npz file, and write its outputs to another, or show them.
 
     Example: [bold]fusion-onnx run digits.onnx --inputs views.npz -o logits.npz[/]
     """
     import numpy as np
 
-    vacant(output, overwrite=overwrite)
+    if output is not None:
+        vacant(output, overwrite=overwrite)
     session = fusion_onnx.Session(file, provider or "auto")
     results = session.run(_arrays(inputs))
     named = {info.name: np.asarray(array) for info, array in zip(session.outputs, results, strict=True)}
-    with written(output, overwrite=overwrite) as stream:
-        _write_arrays(stream, named)
     facts = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in named.items()]
+    if output is not None:
+        with written(output, overwrite=overwrite) as stream:
+            _write_arrays(stream, named)
+    elif as_json:
+        facts = [{**fact, "values": array.tolist()} for fact, array in zip(facts, named.values(), strict=True)]
     if as_json:
-        _print_json({"path": str(output), "providers": session.providers, "outputs": facts})
+        path = None if output is None else str(output)
+        _print_json({"path": path, "providers": session.providers, "outputs": facts})
         return
-    table = Table("output", "dtype", "shape", title=f"{output}, computed on {', '.join(session.providers)}")
-    for fact in facts:
-        table.add_row(*(escape(str(value)) for value in fact.values()))
+    title = f"{output or file}, computed on {', '.join(session.providers)}"
+    table = Table("output", "dtype", "shape", *([] if output else ["values"]), title=title)
+    for fact, array in zip(facts, named.values(), strict=True):
+        shown = [] if output else [np.array2string(array, threshold=20, edgeitems=2, precision=6)]
+        table.add_row(*(escape(str(value)) for value in (*fact.values(), *shown)))
     out.print(table)
 
 
@@ -251,7 +300,7 @@ def _arrays(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    except Exception as error:  # whatever numpy and zipfile meet in it: a password, a header of brackets, 2^40 rows
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -595,6 +644,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line."""
+    interruption.watch()
     app()
 
 

@@ -35,14 +35,20 @@ def from_config(config: "Mapping[str, Any] | str") -> "Fusion":
         config = _parse(config)
     if not isinstance(config, Mapping):
         raise FusionError(f"a config is a mapping or its JSON text; got {type(config).__name__}.")
-    _check_plain(config, MAX_DEPTH)
+    config = dict(_plain(config, MAX_DEPTH))
     if len(json.dumps(config)) > MAX_BYTES:
         raise FusionError(f"a config holds at most {MAX_BYTES} bytes.")
     unknown = [key for key in config if key not in _KEYS]
     name, parameters = config.get("function_class"), config.get("function_parameters", {})
     if unknown or not isinstance(name, str) or not isinstance(parameters, Mapping):
         raise FusionError(f"a config has the keys {' and '.join(_KEYS)}: a name and a mapping; got {list(config)}.")
-    return registry.get(name)(**parameters)
+    cls = registry.get(name)
+    try:
+        return cls(**parameters)
+    except FusionError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise FusionError(f"config: {name} cannot be made of {dict(parameters)!r:.200}: {error}") from error
 
 
 def _parse(text: str) -> Any:
@@ -58,20 +64,21 @@ def _parse(text: str) -> Any:
         raise FusionError(f"a config holds at most {MAX_BYTES} bytes; got {len(text)}.")
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FusionError(f"config: not JSON ({error}).") from None
 
 
-def _check_plain(value: Any, depth: int) -> None:
+def _plain(value: Any, depth: int) -> Any:
+    """Return the config in dicts and lists; raises FusionError for what is no plain data."""
     if depth == 0:
         raise FusionError(f"a config is nested at most {MAX_DEPTH} deep.")
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key in value:
             if not isinstance(key, str):
                 raise FusionError(f"config: keys are text; got {key!r}.")
-            _check_plain(item, depth - 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_plain(item, depth - 1)
-    elif not isinstance(value, (str, int, float, bool, type(None))):
+        return {key: _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth - 1) for item in value]
+    if not isinstance(value, (str, int, float, bool, type(None))):
         raise FusionError(f"config: {value!r} is not plain data.")
+    return value

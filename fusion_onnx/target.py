@@ -1,10 +1,14 @@
 """What the command line exports: `path/to/file.py:callable` or `package.module:callable`."""
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import json
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +21,8 @@ class TargetError(ValueError):
     """A target that does not lead to a module and its example inputs."""
 
 
-def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
-    """Return the module that the target's callable builds, and the example inputs.
+def load_target(target: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
+    """Return the module that the target's callable builds, called with the options, and the example inputs.
 
     The callable returns the module, `(module, example_inputs)` or `(module, args, kwargs)`. Where it returns the module
     alone, the inputs come from `example_inputs` beside it (a tuple, a mapping, or a function that returns one); a
@@ -41,7 +45,9 @@ def load_target(target: str) -> "tuple[torch.nn.Module, Any]":
         raise TargetError(f"{place} has no {name!r}; it has {', '.join(public)}.")
     built = getattr(source, name)
     if callable(built) and not isinstance(built, torch.nn.Module):
-        built = _told(target, built)
+        built = _told(target, functools.partial(built, **options))
+    elif options:
+        raise TargetError(f"{target} is a module, not a callable: it takes no {', '.join(options)}.")
     module, *given = built if isinstance(built, tuple) and len(built) in (2, 3) else (built,)
     inputs = _call(*given)
     if not isinstance(module, torch.nn.Module):
@@ -81,7 +87,74 @@ def _told(target: str, call: Callable[[], Any]) -> Any:
     except TargetError:
         raise
     except (Exception, SystemExit) as error:
-        raise TargetError(f"{target} failed. {type(error).__name__}: {error}") from error
+        raise TargetError(f"{target} failed{_where(error)}. {type(error).__name__}: {error}") from error
+
+
+def _where(error: BaseException) -> str:
+    """Return the innermost line of the user's own code; what packages and this one do is not his to mend."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_foreign(f.filename)]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, {frames[-1].line}" if frames else ""
+
+
+def _is_foreign(file: str) -> bool:
+    packages = sysconfig.get_paths()
+    return file.startswith((str(Path(__file__).parent), packages["purelib"], packages["stdlib"], "<"))
+
+
+def parsed_axes(texts: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Return {input: {axis: name}} from texts such as x:0=batch,1=time."""
+    found: dict[str, dict[int, str]] = {}
+    for text in texts:
+        name, _, axes = text.partition(":")
+        pairs = [pair.partition("=") for pair in axes.split(",")]
+        if not name or not all(axis.lstrip("-").isdigit() and label.isidentifier() for axis, _, label in pairs):
+            raise TargetError(f"--dynamic is such as x:0=batch,1=time; got {text!r}.")
+        found.setdefault(name, {}).update({int(axis): label for axis, _, label in pairs})
+    return found
+
+
+def parsed_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return arguments from texts such as width=3 or kind=mean: what is JSON is read as that, the rest is text."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise TargetError(f"--set is such as width=3; got {text!r}.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def load_weights(module: Any, path: Path) -> None:
+    """Load a state_dict into a module: what torch.save wrote, without running code in it, or a .safetensors file."""
+    if not path.is_file():
+        raise TargetError(f"there is no file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            import torch
+
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise TargetError(f"{path} holds no state_dict that can be read safely: {_first(error)}") from error
+    for key in ("state_dict", "model_state_dict", "model"):  # as trainers nest it
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    try:
+        module.load_state_dict(state)
+    except Exception as error:
+        raise TargetError(f"{path} is not of this module: {error}") from error
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _file(path: Path) -> ModuleType:

@@ -45,6 +45,18 @@ class Measured:
     seconds: Mapping[str, float]
 
 
+def _measured(entry: Mapping[str, Any]) -> Measured:
+    """Return an entry of a tuning file; raises TypeError, ValueError or KeyError where it is none."""
+    found = Measured(**entry)
+    texts = found.fusion, found.function, found.provider, found.dtype, found.form
+    sizes = found.rows, found.width
+    if not all(isinstance(text, str) for text in texts) or not all(
+        type(size) is int and 0 <= size < 2**63 for size in sizes
+    ):
+        raise TypeError(f"entry {dict(entry)!r:.80}")
+    return found
+
+
 @dataclass
 class Tuning:
     """What was measured, and on what machine; written as JSON."""
@@ -74,9 +86,11 @@ class Tuning:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data["format"] != FORMAT:
                 raise ExportError(f"{path} has format {data['format']!r}; this version reads {FORMAT}. Tune again.")
-            return cls(str(data["machine"]), [Measured(**entry) for entry in data["fusions"]])
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ExportError(f"{path} is no file of fusion-onnx tune ({error!r}).") from error
+            return cls(str(data["machine"]), [_measured(entry) for entry in data["fusions"]])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, ExportError):
+                raise
+            raise ExportError(f"{path} is no file of fusion-onnx tune ({error!r:.200}).") from error
 
 
 def tune(

@@ -29,6 +29,10 @@ def arrange(infos: Sequence[TensorInfo], args: Sequence[Any], named: Mapping[str
     if not args and len(named) == len(infos) and all(info.name in named for info in infos):
         return [named[info.name] for info in infos]
     hint = ""
+    if len(args) == 2 and isinstance(args[1], Mapping):  # as ONNX Runtime's own run has it
+        if args[0] is not None:
+            raise InputError("run gives all outputs: run(mapping), not run(names, mapping)")
+        args = args[1:]
     if len(args) == 1 and isinstance(args[0], Mapping):
         _once(args[0].keys() & named.keys(), "in the mapping and by keyword")
         named = {**args[0], **named}

@@ -95,7 +95,9 @@ def _known(ort: Any, given: str) -> str:
         raise SessionError('"auto" stands alone; a list holds providers, such as ["cuda", "cpu"]')
     import difflib  # for the message alone
 
-    near = difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
+    near = (
+        ["cuda"] if given.lower() == "gpu" else difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
+    )
     hint = f"; did you mean {near[0]!r}" if near else ""
     held = [alias_of(name) for name in _plugin.listed(ort)]
     raise SessionError(

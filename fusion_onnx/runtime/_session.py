@@ -25,6 +25,7 @@ _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
 _NO_SHAPE = object()
+_FATAL = 4  # ONNX Runtime's level of what it prints before it ends the process
 _LIMITS = "fusion_onnx.limits"
 
 
@@ -160,7 +161,12 @@ class Session:
         """
         slots = self._slots
         values: Any = args
-        if named or len(args) != len(slots) or (len(args) == 1 and isinstance(args[0], list | tuple | dict)):
+        if (
+            named
+            or len(args) != len(slots)
+            or (len(args) == 1 and isinstance(args[0], list | tuple | dict))
+            or (len(args) == 2 and isinstance(args[1], dict))
+        ):
             values = arrange(self.inputs, args, named)
         feeds: dict[str, Any] = {}
         bound, tensors = self._bound_only, False
@@ -377,6 +383,7 @@ class _Recipe(NamedTuple):
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             if self.programs:
+                options.log_severity_level = max(options.log_severity_level, _FATAL)  # a refusal is no error to show
                 fused.enter(options, self.programs)
             named = self.plan and _providers.hand_over(self.ort, options, self.plan)
             # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
