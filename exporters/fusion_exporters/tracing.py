@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
 
-from fusion_exporters import attention, doubles
+from fusion_exporters import attention, doubles, operators
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
@@ -55,6 +55,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
             f"the module does something else where a dynamic axis is larger than {largest} ({symbol}); an "
             "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
         )
+    operators.keep_dtypes(program)
     doubles.keep_digits(program.model)
     return program.model
 
@@ -131,7 +132,7 @@ def translations() -> dict[Any, Any]:
     Beside them: what torch's own translations get wrong.
     """
     fusions = {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
-    return {**fusions, **attention.translations(), **doubles.translations()}
+    return {**fusions, **attention.translations(), **doubles.translations(), **operators.translations()}
 
 
 def _translation(packet: Any, name: str) -> Any:
