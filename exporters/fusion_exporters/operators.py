@@ -24,6 +24,13 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
         aten._log_softmax.default: _log_softmax,
+        aten.expm1.default: _expm1,
+        aten.celu.default: _celu,
+        aten.hardsigmoid.default: _hardsigmoid,
+        aten.hardswish.default: _hardswish,
+        aten.logit.default: _logit,
+        aten.diagonal.default: _diagonal,
+        aten.diagonal_copy.default: _diagonal,
     }
 
 
@@ -53,6 +60,16 @@ class _Computation:
         log = op.Log(u)
         small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(x, op.Div(log, kept)))
         return op.Where(op.Equal(kept, x), log, small)
+
+    def expm1(self, x: Any) -> Any:
+        """Write (exp x) − 1 with all digits of a small x, in the same way."""
+        u = op.Exp(x)
+        kept = op.Sub(u, self.number(1.0))
+        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(kept, op.Div(x, op.Log(u))))
+        return op.Where(op.Less(op.Abs(x), self.number(1.0)), small, kept)
+
+    def clipped(self, x: Any, least: float, most: float) -> Any:
+        return op.Min(op.Max(x, self.number(least)), self.number(most))
 
     def negative(self, x: Any) -> Any:
         """Return whether a number has a minus; a zero may have one too."""
@@ -136,6 +153,75 @@ def _log_softmax(self: Any, dim: int, half_to_float: bool = False) -> Any:
     else:
         y = op.LogSoftmax(x, axis=dim)
     return op.Squeeze(y, [0]) if scalar else y
+
+
+def _expm1(self: Any) -> Any:
+    as_eager = _Computation(self)
+    return as_eager.back(as_eager.expm1(as_eager.wide(self)))
+
+
+def _celu(self: Any, alpha: float = 1.0) -> Any:
+    """Write x where it is above 0, else α (exp(x / α) − 1)."""
+    as_eager = _Computation(self)
+    x, scale = as_eager.wide(self), as_eager.number(alpha)
+    below = op.Mul(as_eager.expm1(op.Div(x, scale)), scale)
+    return as_eager.back(op.Where(op.Greater(x, as_eager.number(0.0)), x, below))
+
+
+def _hardsigmoid(self: Any) -> Any:
+    """Write min(max(x + 3, 0), 6) / 6; the operator's 1 / 6 is a float32, times x."""
+    as_eager = _Computation(self)
+    x = op.Add(as_eager.wide(self), as_eager.number(3.0))
+    return as_eager.back(op.Div(as_eager.clipped(x, 0.0, 6.0), as_eager.number(6.0)))
+
+
+def _hardswish(self: Any) -> Any:
+    """Write x min(max(x + 3, 0), 6) / 6."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    gate = as_eager.clipped(op.Add(x, as_eager.number(3.0)), 0.0, 6.0)
+    return as_eager.back(op.Div(op.Mul(x, gate), as_eager.number(6.0)))
+
+
+def _logit(self: Any, eps: float | None = None) -> Any:
+    """Write log(x / (1 − x)), x between ε and 1 − ε if there is one."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    if eps is not None:
+        x = as_eager.clipped(x, eps, 1 - eps)
+    return as_eager.back(op.Log(op.Div(x, op.Sub(as_eager.number(1.0), x))))
+
+
+def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """Take the diagonal's entries by their place; a sum of the rest times 0 makes NaN of what is not finite."""
+    rank = len(self.shape)
+    pair = (dim1 % rank, dim2 % rank)
+    batch = [axis for axis in range(rank) if axis not in pair]
+    x = op.Transpose(self, perm=[*batch, *pair])
+    zero, one = (op.Constant(value_ints=[number]) for number in (0, 1))
+    rows, columns = op.Shape(x, start=-2, end=-1), op.Shape(x, start=-1)
+    down, right = (op.Constant(value_ints=[max(number, 0)]) for number in (-offset, offset))
+    count = op.Max(op.Min(op.Sub(rows, down), op.Sub(columns, right)), zero)
+    steps = op.Range(op.Squeeze(zero), op.Squeeze(count), op.Squeeze(one))
+    places = op.Add(op.Mul(op.Add(steps, down), columns), op.Add(steps, right))
+    flat = op.Reshape(x, op.Concat(op.Shape(x, end=-2), op.Mul(rows, columns), axis=0), allowzero=1)
+    return op.Gather(flat, places, axis=-1)
+
+
+def keep_infinities(model: ir.Model) -> None:
+    """Write what bounds numbers on one side as Max or Min: Clip's other bound is the largest finite number."""
+    for node in list(model.graph.all_nodes()):
+        x, least, most = (*node.inputs, None, None, None)[:3]
+        if node.op_type != "Clip" or node.domain or x is None or (least is None) == (most is None):
+            continue
+        if x.dtype is None or not x.dtype.is_floating_point():
+            continue
+        new = ir.node("Max" if most is None else "Min", [x, least if most is None else most])
+        new.metadata_props.update(node.metadata_props)
+        old, y = node.outputs[0], new.outputs[0]
+        y.name, y.shape, y.type = old.name, old.shape, old.type
+        assert node.graph is not None
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], [new], [old], [y])
 
 
 def keep_dtypes(program: Any) -> None:

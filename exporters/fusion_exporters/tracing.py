@@ -56,6 +56,8 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
             "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
         )
     operators.keep_dtypes(program)
+    operators.keep_infinities(program.model)
+    doubles.keep_scalars(program)
     doubles.keep_digits(program.model)
     return program.model
 
