@@ -1,4 +1,4 @@
-"""Torch's own operators behind a fusion, beside eager: `python -m benchmarks.operators` (hours; it goes on where it was).
+"""Torch's own operators behind a fusion, beside eager: `python -m benchmarks.operators`, for hours, from where it was.
 
 Each operator of torch's database of operators, at several of its own samples, in float32, float16 and float64: the
 sample's first floating tensor goes through a `sum` fusion, all of its floating tensors are inputs. The module is
@@ -34,7 +34,6 @@ import torch
 from torch.utils import _pytree as pytree
 
 import fusion_onnx
-from fusion_exporters.inputs import output_names
 from fusion_exporters.tracing import quiet
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -174,7 +173,7 @@ def trial(call: Callable[..., Any], sample: Any, dtype: torch.dtype) -> dict[str
     results = []
     with torch.no_grad():
         try:
-            for case in list(inputs):
+            for case in tuple(inputs):
                 torch.manual_seed(0)
                 results.append(tensors(plain(*[x.clone() for x in case])))
         except Exception as error:

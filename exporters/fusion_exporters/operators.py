@@ -6,6 +6,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
+from torch.export.graph_signature import OutputKind
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
@@ -225,14 +226,19 @@ def keep_infinities(model: ir.Model) -> None:
 
 
 def keep_dtypes(program: Any) -> None:
-    """Give each output eager's dtype: torch computes some operators in float32, and where they come last, stops there."""
-    model = program.model
-    values = [node for node in program.exported_program.graph.nodes if node.op == "output"][0].args[0]
-    kinds = [getattr(getattr(v, "meta", {}).get("val"), "dtype", None) for v in values]
-    if len(kinds) != len(model.graph.outputs):
+    """Give each output eager's dtype: what torch computes in float32 stays so where the operator comes last."""
+    exported, model = program.exported_program, program.model
+    values = next(node for node in exported.graph.nodes if node.op == "output").args[0]
+    specs = exported.graph_signature.output_specs
+    metas = [
+        v.meta.get("val")
+        for v, s in zip(values, specs, strict=True)
+        if s.kind is OutputKind.USER_OUTPUT and hasattr(v, "meta")
+    ]
+    if len(metas) != len(model.graph.outputs):
         return
-    for i, (output, kind) in enumerate(zip(list(model.graph.outputs), kinds, strict=True)):
-        dtype = _DTYPES.get(kind)
+    for i, (output, meta) in enumerate(zip(list(model.graph.outputs), metas, strict=True)):
+        dtype = _DTYPES.get(getattr(meta, "dtype", None))
         if dtype is None or output.dtype in (None, dtype):
             continue
         cast = ir.node("Cast", [output], {"to": dtype})
@@ -243,4 +249,4 @@ def keep_dtypes(program: Any) -> None:
         model.graph.outputs[i] = y
 
 
-_DTYPES = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
+_DTYPES: dict[Any, ir.DataType] = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}
