@@ -19,7 +19,29 @@ op: Any = opset18
 
 def translations() -> dict[Any, Any]:
     """Return the table that torch.onnx.export takes: a number beside a tensor in the tensor's own dtype."""
-    return {torch.ops.aten.scalar_tensor.default: _scalar}
+    aten = torch.ops.aten
+    return {
+        aten.scalar_tensor.default: _scalar,
+        aten.full.default: _full,
+        aten.full_like.default: _full_like,
+        aten.new_full.default: _new_full,
+    }
+
+
+def _full(size: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    if isinstance(fill_value, float) and dtype == ir.DataType.DOUBLE:
+        fill_value, dtype = op.Constant(value=ir.tensor(fill_value, dtype=ir.DataType.DOUBLE)), -1
+    return core.aten_full(size, fill_value, dtype)
+
+
+def _full_like(self: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    return _full(op.Shape(self), fill_value, self.dtype if dtype in (-1, None) else dtype)
+
+
+def _new_full(self: Any, size: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    return _full(size, fill_value, self.dtype if dtype in (-1, None) else dtype)
 
 
 def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:

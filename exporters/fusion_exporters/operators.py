@@ -209,6 +209,17 @@ def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     return op.Gather(flat, places, axis=-1)
 
 
+def keep_constants(model: ir.Model) -> None:
+    """Enter constants that nodes have and the graph does not: onnxscript makes Clip's bounds of the same names."""
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None or node.graph is None:
+                continue
+            if value.graph is None or value.graph.initializers.get(value.name) is not value:
+                value.name = f"{node.name}_{value.name}" if value.name in model.graph.initializers else value.name
+                model.graph.register_initializer(value)
+
+
 def keep_infinities(model: ir.Model) -> None:
     """Write what bounds numbers on one side as Max or Min: Clip's other bound is the largest finite number."""
     for node in list(model.graph.all_nodes()):

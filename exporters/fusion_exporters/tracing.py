@@ -56,6 +56,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
             "exported graph does one thing. Leave the axis static (dynamic=), or branch with torch.cond."
         )
     operators.keep_dtypes(program)
+    operators.keep_constants(program.model)
     operators.keep_infinities(program.model)
     doubles.keep_scalars(program)
     doubles.keep_digits(program.model)
