@@ -1,393 +1,370 @@
-"""PyTorch's own operator database, each operator behind a sum fusion, exported plainly and by fusion-onnx.
+"""Torch's own operators behind a fusion, beside eager: `python -m benchmarks.operators`, for hours, from where it was.
 
-    python -m benchmarks.operators                       # every operator, in three dtypes: hours on one core
-    python -m benchmarks.operators --names exp softmax --dtypes float32 --samples 3
+Each operator of torch's database of operators, at several of its own samples, in float32, float16 and float64: the
+sample's first floating tensor goes through a `sum` fusion, all of its floating tensors are inputs. The module is
+exported by `fusion_onnx.export`, and the same with a plain addition by `torch.onnx.export`. ONNX Runtime alone, without
+this library's session, runs both files on the sample and on its values in another order, and a comparison that shares
+nothing with `fusion_onnx.verify` says whether they give what eager execution gives. `verify` then says what it finds.
 
-Both files run in bare ONNX Runtime beside eager execution, on the database's own values and on the same values in
-another order. They are compared here, not by `verify`, whose verdict is held against it. Operators are tried in
-processes of their own, as some end theirs; what is in the results already is not tried again. docs/operators.md is the
-table of it.
+    right      the file gives what eager gives, and verify passes it
+    refused    by both exports, or wrong by the plain export and refused by this library's
+    alarm      refused by this library, right by the plain export
+    passed     passed by verify, and wrong
+
+Written to docs: operators.json, operators.md. Each operator runs in a process of its own, with a time limit.
 """
 
 import argparse
-import contextlib
-import io
+import itertools
 import json
 import logging
+import multiprocessing
 import os
-import subprocess
+import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "operators.json"
-PAGE = Path(__file__).parent.parent / "docs" / "operators.md"
-DTYPES = ("float32", "float64", "float16")
-SAMPLES = 2
-SECONDS = 120
-TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-5, "float64": 1e-12}
-"""Of an entry and the mean of all: far above rounding in a well-conditioned operator, far below a lost term."""
+import numpy as np
+import onnxruntime
+import torch
+from torch.utils import _pytree as pytree
+
+import fusion_onnx
+from fusion_exporters.tracing import quiet
+
+DOCS = Path(__file__).parent.parent / "docs"
+DTYPES = ("float32", "float16", "float64")
+SAMPLES, SECONDS, LARGEST = 3, 150, 200_000
+TOLERANCE = {torch.float16: 4e-3, torch.float32: 2e-5, torch.float64: 1e-10}
+"""Of an entry, relative; and absolute to the typical entry of the output."""
+OUTCOMES = ("right", "refused", "alarm", "passed", "none")
 
 
-def operators() -> list[Any]:
-    """Return the database's entries."""
+class Operator(torch.nn.Module):
+    """An operator at one of its samples, whose first floating tensor comes from `merge`; the others are inputs too."""
+
+    def __init__(self, call: Callable[..., Any], sample: Any, dtype: torch.dtype, fused: bool) -> None:
+        super().__init__()
+        leaves, self.spec = pytree.tree_flatten((sample.input, tuple(sample.args), dict(sample.kwargs)))
+        self.call = call
+        self.leaves: list[Any] = []
+        self.places: list[int] = []
+        self.inputs: list[torch.Tensor] = []
+        for place, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor) and leaf.dtype == dtype:
+                self.places.append(place)
+                self.inputs.append(leaf.detach().contiguous())
+            elif isinstance(leaf, torch.Tensor):
+                self.register_buffer(f"leaf_{place}", leaf.detach().clone())
+            self.leaves.append(None if isinstance(leaf, torch.Tensor) else leaf)
+        if not self.inputs:
+            raise LookupError("no floating input")
+        shape = self.inputs[0].shape
+        self.whole = bool(shape) and 0 not in shape
+        width = shape[-1] if self.whole else 1
+        self.merge: Callable[[list[torch.Tensor]], torch.Tensor] = (
+            fusion_onnx.create("sum", dims=[width, width]) if fused else lambda xs: xs[0] + xs[1]
+        )
+
+    def forward(self, *xs: torch.Tensor) -> Any:
+        """Return the operator's outputs."""
+        leaves = list(self.leaves)
+        for place, x in zip(self.places, xs, strict=True):
+            leaves[place] = x
+        for name, buffer in self.named_buffers():
+            leaves[int(name.partition("_")[2])] = buffer
+        first = xs[0]
+        if self.whole:
+            leaves[self.places[0]] = self.merge([first, torch.zeros_like(first)])
+        else:  # a number, or nothing at all: the fusion gives the 0 that is added
+            zero = torch.zeros(1, 1, dtype=first.dtype)
+            leaves[self.places[0]] = first + self.merge([zero, zero]).reshape(())
+        x, args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return self.call(x, *args, **kwargs)
+
+
+def operators() -> dict[str, Any]:
+    """Return torch's database by name."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    return list(op_db)
+    return {op.formatted_name: op for op in op_db}
 
 
-def name_of(entry: Any) -> str:
-    """Return an entry's name, with its variant's."""
-    return f"{entry.name}.{entry.variant_test_name}" if entry.variant_test_name else str(entry.name)
-
-
-def samples(entry: Any, dtype: Any, count: int) -> list[Any]:
-    """Return some of an entry's samples, spread over them, whose first input is a floating tensor with entries."""
-    import torch
-
-    if dtype not in entry.supported_dtypes("cpu"):
-        return []
+def samples(op: Any, dtype: torch.dtype, count: int) -> list[Any]:
+    """Return so many samples, evenly from all those that have a floating input and are of no great size."""
     torch.manual_seed(0)
-    fit = [
-        sample
-        for sample in entry.sample_inputs("cpu", dtype, requires_grad=False)
-        if isinstance(sample.input, torch.Tensor)
-        and sample.input.is_floating_point()
-        and sample.input.ndim
-        and sample.input.numel()
-        and sample.input.layout == torch.strided
-    ]
-    return fit[:: max(1, len(fit) // count)][:count]
+    fit = []
+    for sample in itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), 200):
+        leaves = [x for x in pytree.tree_leaves((sample.input, sample.args, sample.kwargs)) if torch.is_tensor(x)]
+        if any(x.dtype == dtype for x in leaves) and sum(x.numel() for x in leaves) <= LARGEST:
+            fit.append(sample)
+    places = np.unique(np.linspace(0, len(fit) - 1, count).astype(int)) if fit else ()
+    return [fit[i] for i in places]
 
 
-def network(entry: Any, sample: Any, fusion: Any) -> Any:
-    """Return a module: the operator, after a sum of two inputs, with the sample's other arguments fixed."""
-    import torch
-
-    class Network(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fusion = fusion
-
-        def forward(self, a: torch.Tensor, b: torch.Tensor) -> Any:
-            fused = a + b if self.fusion is None else self.fusion([a, b])
-            return entry.op(fused, *sample.args, **sample.kwargs)
-
-    return Network().eval()
+def tensors(result: Any) -> list[torch.Tensor]:
+    """Return the tensors of a result, in order."""
+    return [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
 
 
-def outcome(entry: Any, sample: Any) -> dict[str, str]:
-    """Try one sample: plainly exported, by fusion-onnx, and what `verify` says of that."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    import fusion_onnx
-
-    x = sample.input.detach().contiguous()
-    args = (x, torch.zeros_like(x))
-    other = (x.flatten().flip(0).reshape(x.shape).contiguous(), torch.zeros_like(x))
-    runs = []
-    module = network(entry, sample, None)
-    for inputs in (args, other):
-        try:
-            with torch.no_grad():
-                first, second = (pytree.tree_leaves(module(*(t.clone() for t in inputs))) for _ in range(2))
-        except Exception as error:
-            if inputs is args:
-                return {"eager": f"{type(error).__name__}: {str(error)[:120]}"}
-            continue
-        if not all(isinstance(y, torch.Tensor) for y in first):
-            return {"eager": "gives no tensor"}
-        if differing(first, [y.numpy(force=True) for y in second]) if _plain(first) else True:
-            return {"eager": "draws random numbers, or gives complex numbers"}
-        runs.append((inputs, first))
-
-    def plain() -> bytes:
-        program = torch.onnx.export(module, args, dynamo=True, verbose=False)
-        return bytes(program.model_proto.SerializeToString())
-
-    def ours() -> bytes:
-        fused = network(entry, sample, fusion_onnx.create("sum", dims=[x.shape[-1]] * 2))
-        model = fusion_onnx.export(fused, args, dynamic=None, verify=False).model
-        made.append((fused, model))
-        return bytes(model.SerializeToString())
-
-    made: list[Any] = []
-    found = {"plain": tried(plain, runs), "ours": tried(ours, runs)}
-    if made:
-        try:
-            verdict = fusion_onnx.verify(*made[0], args)
-            found["verdict"] = "passed" if verdict.passed else f"failed: {verdict.reasons[0][:240]}"
-        except Exception as error:
-            found["verdict"] = f"error: {type(error).__name__}: {str(error)[:160]}"
-    return found
-
-
-def _plain(outputs: list[Any]) -> bool:
-    return not any(y.is_complex() or y.layout is not outputs[0].layout for y in outputs)
-
-
-def tried(make: Any, runs: list[Any]) -> str:
-    """Export, run in bare ONNX Runtime and compare: "right", "wrong: ...", "refused: ..." or "does not load: ..."."""
-    import onnxruntime
-
-    try:
-        data = make()
-    except Exception as error:
-        return f"refused: {type(error).__name__}: {str(error)[:200]}"
-    try:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 4
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        return f"does not load: {str(error)[:200]}"
-    for inputs, eager in runs:
-        fed = dict(zip((i.name for i in session.get_inputs()), (t.numpy() for t in inputs), strict=False))
-        try:
-            outputs = session.run(None, fed)
-        except Exception as error:
-            return f"does not run: {str(error)[:200]}"
-        if wrong := differing(eager, outputs):
-            return f"wrong: {wrong}"
-    return "right"
-
-
-def differing(eager: list[Any], outputs: list[Any]) -> str:
-    """Say how outputs differ from eager's."""
-    import numpy as np
-
-    if len(eager) != len(outputs):
-        return f"{len(outputs)} outputs, eager gives {len(eager)}"
-    for y, model in zip(eager, outputs, strict=True):
-        if isinstance(model, list):
-            return "a sequence"
-        name = str(y.dtype).removeprefix("torch.")
-        near = (
-            y.detach().to(dtype=y.dtype).resolve_conj().numpy(force=True) if name != "bfloat16" else y.float().numpy()
-        )
-        if str(model.dtype) != str(near.dtype):
-            return f"dtype {model.dtype}, eager {near.dtype}"
-        if model.shape != near.shape:
-            return f"shape {model.shape}, eager {near.shape}"
-        if near.dtype.kind != "f":
-            if not np.array_equal(model, near):
-                return "other whole numbers"
-            continue
-        if not np.array_equal(np.isnan(model), np.isnan(near)):
-            return "NaN elsewhere"
-        finite = np.isfinite(near)
-        if (
-            not np.array_equal(model[~finite & ~np.isnan(near)], near[~finite & ~np.isnan(near)])
-            or not np.isfinite(model[finite]).all()
-        ):
-            return "infinities elsewhere"
-        a, b = model[finite].astype(np.float64), near[finite].astype(np.float64)
-        scale = np.abs(b) + np.abs(b).mean() if b.size else b
-        if (np.abs(a - b) > TOLERANCE[name] * scale).any():
-            return f"values: off by {np.abs(a - b).max():.3g} where eager is {b[np.abs(a - b).argmax()]:.3g}"
+def difference(actual: np.ndarray, expected: torch.Tensor) -> str:
+    """Say how a file's output differs from eager's; nothing where it does not."""
+    if expected.is_complex():
+        return "a complex output"
+    y = expected.detach().resolve_neg().numpy()
+    if actual.dtype != y.dtype:
+        return f"dtype {actual.dtype}, not {y.dtype}"
+    if actual.shape != y.shape:
+        return f"shape {actual.shape}, not {y.shape}"
+    if y.dtype.kind != "f":
+        count = int((actual != y).sum())
+        return f"{count} of {y.size} whole numbers differ" if count else ""
+    if (np.isnan(actual) != np.isnan(y)).any():
+        return "NaN elsewhere"
+    infinite = np.isinf(y)
+    if (infinite != np.isinf(actual)).any() or (actual[infinite] != y[infinite]).any():
+        return "Inf elsewhere"
+    finite = np.isfinite(y)
+    a, b = actual[finite].astype(np.float64), y[finite].astype(np.float64)
+    typical = float(np.median(np.abs(b))) if b.size else 0.0
+    allowed = TOLERANCE[expected.dtype] * (np.abs(b) + typical) + float(np.finfo(y.dtype).smallest_subnormal)
+    error = np.abs(a - b)
+    if (error > allowed).any():
+        i = int(np.argmax(error / np.maximum(allowed, 1e-300)))
+        return f"{a[i]:.9g}, not {b[i]:.9g}"
     return ""
 
 
-def keys(names: list[str], dtypes: list[str]) -> list[str]:
-    """Return what there is to try, operator by operator."""
-    entries = operators()
-    known = [name_of(entry) for entry in entries]
-    unknown = set(names) - set(known)
-    if unknown:
-        raise SystemExit(f"the database has no {', '.join(sorted(unknown))}")
-    return [f"{dtype} {name}" for dtype in dtypes for name in known if not names or name in names]
+def judged(model: bytes, inputs: Sequence[tuple[torch.Tensor, ...]], results: Sequence[list[torch.Tensor]]) -> str:
+    """Say how a file differs from eager in ONNX Runtime alone; nothing where it does not."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for args, expected in zip(inputs, results, strict=True):
+            names = [info.name for info in session.get_inputs()]
+            outputs = session.run(None, dict(zip(names, (x.numpy() for x in args), strict=True)))
+            if len(outputs) != len(expected):
+                return f"{len(outputs)} outputs, not {len(expected)}"
+            for actual, y in zip(outputs, expected, strict=True):
+                if found := difference(actual, y):
+                    return found
+    except Exception as error:
+        return f"ONNX Runtime: {brief(error)}"
+    return ""
 
 
-def work(wanted: list[str], count: int) -> None:
-    """Try operators one after the other; write a line of JSON for each to stdout."""
-    import torch
-
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
-    entries = {name_of(entry): entry for entry in operators()}
-    stdout = sys.stdout
-    for key in wanted:
-        dtype, _, name = key.partition(" ")
-        print(json.dumps([key, None]), file=stdout, flush=True)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            try:
-                fit = samples(entries[name], getattr(torch, dtype), count)
-                found = [outcome(entries[name], sample) for sample in fit]
-            except Exception as error:
-                found = [{"eager": f"no samples: {type(error).__name__}: {str(error)[:120]}"}]
-        print(json.dumps([key, found]), file=stdout, flush=True)
+def brief(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:220]}"
 
 
-def results(wanted: list[str], count: int, seconds: float = SECONDS) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Try operators in processes of their own; one that ends its process, or takes too long, is said to."""
-    left = list(wanted)
-    while left:
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.operators", "--work", "--samples", str(count)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps(left))
-            process.stdin.close()
-            begun = ""
-            for line in _lines(process, seconds):
-                key, found = json.loads(line)
-                if found is None:
-                    begun = key
-                else:
-                    left.remove(key)
-                    begun = ""
-                    yield key, found
-            process.kill()
-        if left:
-            lost = begun or left[0]
-            left.remove(lost)
-            yield lost, [{"ours": f"ended its process, or took more than {seconds:g} s"}]
+def trial(call: Callable[..., Any], sample: Any, dtype: torch.dtype) -> dict[str, str]:
+    """Return the outcome at one sample, what the plain export gives, what ours gives, and what verify says of it."""
+    plain, ours = (Operator(call, sample, dtype, fused).eval() for fused in (False, True))
+    args = tuple(ours.inputs)
+    inputs = [args, tuple(x.flatten().flip(0).reshape(x.shape) for x in args)]
+    results = []
+    with torch.no_grad():
+        try:
+            for case in tuple(inputs):
+                torch.manual_seed(0)
+                results.append(tensors(plain(*[x.clone() for x in case])))
+        except Exception as error:
+            if not results:
+                return {"outcome": "none", "plain": f"eager: {brief(error)}"}
+            del inputs[1:]  # in another order it is outside of the operator's domain
+        torch.manual_seed(1)
+        again = tensors(plain(*[x.clone() for x in args]))
+    if not results[0]:
+        return {"outcome": "none", "plain": "no output is a tensor"}
+    if not any(not y.numel() or y.isfinite().any() for y in results[0] if not y.is_quantized):
+        return {"outcome": "none", "plain": "eager gives no number"}
+    drawn = any(
+        x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num())
+        for x, y in zip(again, results[0], strict=True)
+    )
+    record = {"plain": "", "ours": "", "verdict": ""}
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(plain, args, dynamo=True, verbose=False, opset_version=18)
+        assert program is not None
+        record["plain"] = judged(program.model_proto.SerializeToString(), inputs, results)
+    except Exception as error:
+        while error.__cause__ is not None:
+            error = error.__cause__  # type: ignore[assignment]
+        record["plain"] = f"refused: {brief(error)}"
+    try:
+        model = fusion_onnx.export(ours, args, dynamic=None, verify=False).model.SerializeToString()
+        record["ours"] = judged(model, inputs, results)
+    except Exception as error:
+        record["ours"] = f"refused: {brief(error)}"
+    else:
+        try:
+            verdict = fusion_onnx.verify(ours, model, args)
+            record["verdict"] = "" if verdict.passed else " ".join(verdict.reasons[0].split())[:220]
+        except Exception as error:
+            record["verdict"] = brief(error)
+    return {"outcome": _outcome(record, drawn), **{key: text for key, text in record.items() if text}}
 
 
-def _lines(process: Any, seconds: float) -> Iterator[str]:
-    import select
-
-    while True:
-        ready, _, _ = select.select([process.stdout], [], [], seconds)
-        line = process.stdout.readline() if ready else ""
-        if not line:
-            return
-        yield line
+def _outcome(record: dict[str, str], drawn: bool) -> str:
+    if record["ours"].startswith("refused") or record["verdict"]:
+        return "refused" if record["plain"] or drawn else "alarm"
+    return "passed" if record["ours"] or drawn else "right"
 
 
-def kind(found: list[dict[str, str]]) -> str:
-    """Return what an operator's samples come to, the worst of them."""
-    worst = "not tried"
-    for one in found:
-        plain, ours, verdict = (one.get(key, "") for key in ("plain", "ours", "verdict"))
-        right = ours == "right"
-        state = (
-            "not tried"
-            if not ours
-            else "ended its process"
-            if not plain
-            else "wrong, passed"
-            if ours.startswith("wrong") and verdict == "passed"
-            else "right, failed"
-            if right and verdict != "passed"
-            else "right"
-            if right
-            else "refused, plainly right"
-            if plain == "right"
-            else "wrong, seen"
-            if ours.startswith("wrong")
-            else "refused by both"
-        )
-        worst = max(worst, state, key=KINDS.index)
-    return worst
+def tried(name: str, dtype: str, count: int) -> list[dict[str, str]]:
+    """Return the outcomes of one operator in one dtype."""
+    op, kind = operators()[name], getattr(torch, dtype)
+    if kind not in op.supported_dtypes("cpu"):
+        return []
+    found = []
+    for sample in samples(op, kind, count):
+        try:
+            found.append(trial(op.op, sample, kind))
+        except LookupError as error:
+            found.append({"outcome": "none", "plain": str(error)})
+    return found
 
 
-KINDS = [
-    "not tried",
-    "right",
-    "refused by both",
-    "wrong, seen",
-    "ended its process",
-    "right, failed",
-    "refused, plainly right",
-    "wrong, passed",
-]
-MEANINGS = {
-    "right": "the file gives eager's numbers, and `verify` passes it",
-    "refused by both": "no file: torch.onnx.export has no translation, or its file does not load, run or agree",
-    "wrong, seen": "the file gives other numbers, and `verify` fails it, so that none is written",
-    "wrong, passed": "the file gives other numbers, and `verify` passes it",
-    "right, failed": "the file gives eager's numbers, and `verify` fails it",
-    "refused, plainly right": "a plain export is right, ours is not written",
-    "ended its process": "PyTorch, its exporter or ONNX Runtime ended the process or took too long",
-    "not tried": "it has no floating input, draws random numbers, or gives no tensor or complex ones",
-}
+def prepare() -> None:
+    """Read torch's translations once for all exports, and import here what each process would import."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    read = ONNXRegistry.from_torchlib
+    kept: dict[Any, Any] = {}
+
+    def registry(opset_version: int = 18) -> Any:
+        if opset_version not in kept:
+            kept[opset_version] = read(opset_version=opset_version)
+        copy = ONNXRegistry()
+        copy._opset_version = opset_version
+        copy.functions = {target: list(metas) for target, metas in kept[opset_version].functions.items()}
+        return copy
+
+    ONNXRegistry.from_torchlib = staticmethod(registry)  # type: ignore[method-assign, assignment]
+    tried("abs", "float32", 1)
 
 
-def page(data: dict[str, Any]) -> str:
-    """Write the table as a page."""
-    counts = {dtype: Counter(kind(v) for k, v in data["operators"].items() if k.startswith(dtype)) for dtype in DTYPES}
+def _child(name: str, dtype: str, count: int, pipe: Any) -> None:
+    try:
+        pipe.send(tried(name, dtype, count))
+    except BaseException as error:
+        pipe.send([{"outcome": "none", "plain": f"no trial: {brief(error)}"}])
+
+
+def apart(name: str, dtype: str, count: int) -> list[dict[str, str]]:
+    """Return the outcomes as a process of its own finds them, or that it took too long or fell."""
+    context = multiprocessing.get_context("fork")  # what is imported here need not be imported there
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(name, dtype, count, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        if ours.poll(SECONDS):
+            return ours.recv()  # type: ignore[no-any-return]
+        return [{"outcome": "none", "plain": f"no result in {SECONDS} s"}]
+    except EOFError:
+        return [{"outcome": "none", "plain": "the process fell"}]
+    finally:
+        child.kill()
+        child.join()
+
+
+def sampled(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Return so many operators with a dtype each, drawn by the seed."""
+    drawer = random.Random(seed)
+    pairs = [(name, dtype) for name in operators() for dtype in DTYPES]
+    yield from drawer.sample(pairs, count)
+
+
+def table(results: dict[str, dict[str, list[dict[str, str]]]]) -> str:
+    """Return the page."""
     lines = [
-        "# Operators",
+        "# Torch's operators behind a fusion",
         "",
-        "PyTorch's own operator database: each operator behind a `sum` fusion, exported plainly by `torch.onnx.export` "
-        "and by fusion-onnx, both files run in bare ONNX Runtime beside eager execution, on the database's values and "
-        f"on the same values in another order, up to {data['samples']} samples an operator. "
-        f"Versions: {', '.join(f'{k} {v}' for k, v in data['versions'].items())}.",
+        (__doc__ or "").partition("\n\n")[2].partition("Written to")[0].strip(),
         "",
-        f"| | {' | '.join(DTYPES)} | |",
-        f"|---|{'---:|' * len(DTYPES)}---|",
-        *(
-            f"| {each} | {' | '.join(str(counts[d][each]) for d in DTYPES)} | {MEANINGS[each]} |"
-            for each in [*KINDS[1:], KINDS[0]]
-        ),
+        f"torch {torch.__version__.split('+')[0]}, ONNX Runtime {onnxruntime.__version__}. An operator counts by the "
+        "worst of its samples; `none`: eager execution itself refuses the sample, or it has no floating input or no "
+        "output that is a tensor, or takes too long.",
         "",
-        "What is not right, and why, by the first sample that shows it:",
-        "",
-        "| operator | dtype | | plain export | fusion-onnx |",
-        "|---|---|---|---|---|",
+        "| dtype | operators | " + " | ".join(OUTCOMES) + " | right by the plain export |",
+        "|---|---:" + "|---:" * (len(OUTCOMES) + 1) + "|",
     ]
-    for key, found in data["operators"].items():
-        state = kind(found)
-        if state in ("right", "not tried"):
-            continue
-        dtype, _, name = key.partition(" ")
-        one = next(one for one in found if kind([one]) == state)
-        ours = one.get("ours", "") + (
-            f"; verdict {one['verdict']}" if state in ("right, failed", "wrong, seen") else ""
-        )
-        cells = (f"`{name}`", dtype, state, _cell(one.get("plain", "")), _cell(ours))
-        lines.append(f"| {' | '.join(cells)} |")
+    for dtype in DTYPES:
+        per = [found[dtype] for found in results.values() if found.get(dtype)]
+        counts = Counter(worst(trials) for trials in per)
+        plain = sum(all(not t.get("plain") for t in trials) for trials in per)
+        cells = [str(counts[outcome]) for outcome in OUTCOMES]
+        lines.append(f"| {dtype} | {len(per)} | {' | '.join(cells)} | {plain} |")
+    for outcome in ("passed", "alarm", "refused"):
+        lines += ["", f"## {outcome}", "", "| operator | dtype | plain export | this library |", "|---|---|---|---|"]
+        for name, found in sorted(results.items()):
+            for dtype in DTYPES:
+                bad = [t for t in found.get(dtype, []) if t["outcome"] == outcome]
+                if bad:
+                    ours = bad[0].get("verdict") or bad[0].get("ours", "right")
+                    if outcome == "passed":
+                        ours = bad[0].get("ours", "random")
+                    cells = (bad[0].get("plain", "right"), ours)
+                    lines.append(f"| `{name}` | {dtype} | " + " | ".join(map(_cell, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
+def worst(trials: Sequence[dict[str, str]]) -> str:
+    """Return the outcome that an operator counts by."""
+    outcomes = {t["outcome"] for t in trials}
+    return next((o for o in ("passed", "alarm", "refused", "right") if o in outcomes), "none")
+
+
 def _cell(text: str) -> str:
-    return " ".join(text.split())[:160].replace("|", "\\|").replace("<", "&lt;")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what was tried."""
-    from importlib.metadata import version
-
-    return {name: version(name).split("+")[0] for name in ("torch", "onnx", "onnxscript", "onnxruntime-gpu")}
+    return text.replace("|", "\\|").replace("<", "&lt;")[:160]
 
 
 def main() -> None:
-    """Try what is asked for and not stored, and write the results and the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--names", nargs="*", default=[], help="operators; all of the database if left out")
-    parser.add_argument("--dtypes", nargs="*", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="of each operator")
-    parser.add_argument("--again", action="store_true", help="try those too that the results have already")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    """Try what has not been tried; write both files after each operator."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", help="operators, all by default")
+    parser.add_argument("--dtype", action="append", choices=DTYPES)
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--again", default="", help="outcomes that are tried again, by commas; all: whatever it was")
+    parser.add_argument("--output", type=Path, default=DOCS)
+    parser.add_argument("--table", action="store_true", help="only write the page")
     options = parser.parse_args()
-    if options.work:
-        work(json.load(sys.stdin), options.samples)
-        return
-    stored = json.loads(options.output.read_text()) if options.output.exists() else {"operators": {}}
-    data = {"versions": versions(), "samples": options.samples, "operators": stored["operators"]}
-    wanted = [key for key in keys(options.names, options.dtypes) if options.again or key not in data["operators"]]
-    for i, (key, found) in enumerate(results(wanted, options.samples), 1):
-        data["operators"][key] = found
-        print(f"{i}/{len(wanted)} {key}: {kind(found)}", flush=True)
-        if i % 20 == 0 or i == len(wanted):
-            data["operators"] = dict(sorted(data["operators"].items()))
-            options.output.write_text(json.dumps(data, indent=1) + "\n")
-    if options.output == RESULTS:
-        PAGE.write_text(page(data))
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+    os.nice(10)
+    store = options.output / "operators.json"
+    results = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+    again = set(options.again.split(","))
+    if not options.table:
+        prepare()
+    for dtype in () if options.table else options.dtype or DTYPES:
+        for name in options.names or operators():
+            old = results.get(name, {}).get(dtype)
+            if old is not None and not again & {"all", worst(old)}:
+                continue
+            found = apart(name, dtype, options.samples)
+            results.setdefault(name, {})[dtype] = found
+            print(dtype, name, worst(found), *(t for t in found if t["outcome"] != "right"), flush=True)
+            _write(store, json.dumps(dict(sorted(results.items())), indent=0) + "\n")
+    _write(options.output / "operators.md", table(results))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

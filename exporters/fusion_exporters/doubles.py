@@ -3,7 +3,8 @@
 What the digits change is written in operators that take the number as a float64 tensor.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,36 @@ import onnx_ir as ir
 import torch
 from onnx_ir import tape
 from onnxscript import opset18
+from torch.utils import _pytree as pytree
 
 op: Any = opset18
 
 
 def translations() -> dict[Any, Any]:
     """Return the table that torch.onnx.export takes: a number beside a tensor in the tensor's own dtype."""
-    return {torch.ops.aten.scalar_tensor.default: _scalar}
+    aten = torch.ops.aten
+    return {
+        aten.scalar_tensor.default: _scalar,
+        aten.full.default: _full,
+        aten.full_like.default: _full_like,
+        aten.new_full.default: _new_full,
+    }
+
+
+def _full(size: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    if isinstance(fill_value, float) and dtype == ir.DataType.DOUBLE:
+        fill_value, dtype = op.Constant(value=ir.tensor(fill_value, dtype=ir.DataType.DOUBLE)), -1
+    return core.aten_full(size, fill_value, dtype)
+
+
+def _full_like(self: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    return _full(op.Shape(self), fill_value, self.dtype if dtype in (-1, None) else dtype)
+
+
+def _new_full(self: Any, size: Any, fill_value: Any, dtype: int = -1, **_: Any) -> Any:
+    return _full(size, fill_value, self.dtype if dtype in (-1, None) else dtype)
 
 
 def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
@@ -26,6 +50,54 @@ def _scalar(s: Any, dtype: int = -1, layout: str = "", device: str = "", pin_mem
     from onnxscript.function_libs.torch_lib.ops import core  # which takes long to import
 
     return core.aten_scalar_tensor(s, dtype)
+
+
+def keep_scalars(program: Any) -> None:
+    """Put the digits back into float64 constants that torch's translations made as float32.
+
+    A constant that is the float32 of a number among the operators' arguments is that number, unless it is a tensor of
+    the module's own.
+    """
+    kept: dict[float, set[float]] = {}
+    for number in (*_scalars(program.exported_program.graph_module), *_LITERALS):
+        rounded = float(np.float32(number))
+        if rounded != number and math.isfinite(rounded):
+            kept.setdefault(rounded, set()).add(number)
+    lost = {rounded: numbers.pop() for rounded, numbers in kept.items() if len(numbers) == 1}
+    if not lost:
+        return
+    own = {**program.exported_program.state_dict, **program.exported_program.constants}
+    model = program.model
+    values = [value for name, value in model.graph.initializers.items() if name not in own]
+    values += [node.outputs[0] for node in model.graph.all_nodes() if node.op_type == "Constant" and not node.domain]
+    for value in values:
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is None or tensor.dtype != ir.DataType.DOUBLE or tensor.size > _FEW:
+            continue
+        array = tensor.numpy()
+        exact = np.vectorize(lambda x: lost.get(float(x), x), otypes=[np.float64])(array) if array.size else array
+        if (exact == array).all():
+            continue
+        node = value.producer()
+        if node is None:
+            value.const_value = ir.tensor(exact, name=value.name)
+        else:
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(exact))
+            value.const_value = node.attributes["value"].as_tensor()
+
+
+_FEW = 4096
+_LITERALS = (math.pi / 180, 180 / math.pi, math.log(10), math.log(2))
+"""What torch's translations of deg2rad, rad2deg, log10 and log2 have in them."""
+
+
+def _scalars(module: torch.fx.GraphModule) -> Iterator[float]:
+    """Return the numbers that operators have as arguments, or by default."""
+    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
+        defaults = [a.default_value for a in node.target._schema.arguments] if hasattr(node.target, "_schema") else []
+        leaves = pytree.tree_leaves((node.args, dict(node.kwargs), defaults))
+        yield from (float(x) for x in leaves if isinstance(x, float) and math.isfinite(x))
 
 
 def keep_digits(model: ir.Model) -> None:
@@ -93,6 +165,25 @@ def _batch_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     return make.Add(make.Mul(_normalized(make, make.Sub(x, mean), variance, epsilon), scale), bias)
 
 
+def _instance_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    epsilon = _number(node, "epsilon", 1e-5)
+    if epsilon is None or x.shape is None:
+        return None
+    behind = list(range(2, len(x.shape)))
+    apart = make.Sub(x, make.ReduceMean(x, _axes(make, behind)))
+    y = _normalized(make, apart, make.ReduceMean(make.Mul(apart, apart), _axes(make, behind)), epsilon)
+    scale, bias = (make.Unsqueeze(v, _axes(make, [0, *behind])) for v in node.inputs[1:])
+    return make.Add(make.Mul(y, scale), bias)
+
+
+def _selu(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    above, below = _double(make, _SELU), make.Mul(make.Elu(x), _double(make, _SELU * _SELU_ALPHA))
+    return make.Where(make.Greater(x, _double(make, 0.0)), make.Mul(x, above), below)
+
+
+_SELU, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
 def _leaky_relu(make: Any, node: ir.Node, x: ir.Value) -> Any:
     alpha = _number(node, "alpha", 0.01)
     if alpha is None:
@@ -123,7 +214,9 @@ def _scaled(make: Any, node: ir.Node, x: ir.Value) -> Any:
 _FORMS: dict[str, Callable[[Any, ir.Node, ir.Value], Any]] = {
     "LayerNormalization": _layer_normalization,
     "BatchNormalization": _batch_normalization,
+    "InstanceNormalization": _instance_normalization,
     "LeakyRelu": _leaky_relu,
+    "Selu": _selu,
     "Elu": _elu,
     "Mul": _scaled,
     "Div": _scaled,

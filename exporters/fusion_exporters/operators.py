@@ -1,9 +1,4 @@
-"""Operators whose usual translation loses what eager execution keeps: digits near 0, NaN, the signs of zeros.
-
-ONNX has neither log1p nor expm1, and log(1 + x) keeps of a small x what 1 + x keeps. What 1 + x lost is known, so the
-logarithm can be corrected by it: log1p(x) = x log(u) / (u − 1) with u = 1 + x rounded, and likewise for expm1
-(W. Kahan, in HP-15C Advanced Functions Handbook, 1982).
-"""
+"""Operators whose translation by torch loses what eager execution keeps: digits of small values, NaN, a dtype."""
 
 import math
 from typing import Any
@@ -11,149 +6,292 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
+from torch.export.graph_signature import OutputKind
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
-_WIDE = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+aten = torch.ops.aten
 
 
 def translations() -> dict[Any, Any]:
-    """Return the table that torch.onnx.export takes: these operators as this file writes them."""
-    aten = torch.ops.aten
+    """Return the table that torch.onnx.export takes."""
     return {
-        aten.log1p.default: _in_float32(_log1p),
-        aten.expm1.default: _in_float32(_expm1),
-        aten.log_sigmoid.default: _in_float32(_log_sigmoid),
-        aten.softplus.default: _in_float32(_softplus),
+        aten.log1p.default: _log1p,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.softplus.default: _softplus,
+        aten.logaddexp.default: _logaddexp,
+        aten.logaddexp2.default: _logaddexp2,
         aten.atan2.default: _atan2,
+        aten.remainder.Tensor: _remainder,
+        aten.remainder.Scalar: _remainder,
+        aten.remainder.Scalar_Tensor: _remainder,
+        aten._log_softmax.default: _log_softmax,
+        aten.expm1.default: _expm1,
+        aten.celu.default: _celu,
+        aten.hardsigmoid.default: _hardsigmoid,
+        aten.hardswish.default: _hardswish,
+        aten.logit.default: _logit,
         aten.angle.default: _angle,
         aten.heaviside.default: _heaviside,
+        aten.softmax.int: _softmax_in,
+        aten.log_softmax.int: _log_softmax_in,
         aten.diagonal.default: _diagonal,
         aten.diagonal_copy.default: _diagonal,
-        aten.softmax.int: _softmax,
-        aten.log_softmax.int: _log_softmax,
     }
 
 
-def _in_float32(write: Any) -> Any:
-    """Write an operator for float16 and bfloat16 in float32, as eager execution computes it."""
+class _Computation:
+    """What eager execution computes with where it is given x: float32 for what is shorter, else x's own dtype."""
 
-    def translate(self: Any, *options: Any) -> Any:
-        if self.dtype not in _WIDE:
-            return write(self, *options)
-        return op.Cast(write(_typed(op.Cast(self, to=ir.DataType.FLOAT), ir.DataType.FLOAT), *options), to=self.dtype)
+    def __init__(self, *xs: Any) -> None:
+        self.given = next(dtype for dtype in (getattr(x, "dtype", None) for x in xs) if dtype is not None)
+        self.short = self.given in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        self.dtype = ir.DataType.FLOAT if self.short else self.given
 
-    return translate
+    def number(self, number: float) -> Any:
+        return op.Constant(value=ir.tensor(number, dtype=self.dtype))
+
+    def wide(self, x: Any) -> Any:
+        if not isinstance(x, ir.Value):
+            return self.number(x)
+        return op.Cast(x, to=self.dtype) if self.short else x
+
+    def back(self, y: Any) -> Any:
+        return op.Cast(y, to=self.given) if self.short else y
+
+    def log1p(self, x: Any) -> Any:
+        """Write log(1 + x) with all digits of a small x: what 1 + x loses of x is put back as a factor."""
+        u = op.Add(x, self.number(1.0))
+        kept = op.Sub(u, self.number(1.0))
+        log = op.Log(u)
+        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(x, op.Div(log, kept)))
+        return op.Where(op.Equal(kept, x), log, small)
+
+    def expm1(self, x: Any) -> Any:
+        """Write (exp x) − 1 with all digits of a small x, in the same way."""
+        u = op.Exp(x)
+        kept = op.Sub(u, self.number(1.0))
+        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(kept, op.Div(x, op.Log(u))))
+        return op.Where(op.Less(op.Abs(x), self.number(1.0)), small, kept)
+
+    def clipped(self, x: Any, least: float, most: float) -> Any:
+        return op.Min(op.Max(x, self.number(least)), self.number(most))
+
+    def negative(self, x: Any) -> Any:
+        """Return whether a number has a minus; a zero may have one too."""
+        zero = self.number(0.0)
+        return op.Or(op.Less(x, zero), op.Less(op.Div(self.number(1.0), x), zero))
+
+    def gap(self, x: Any, y: Any) -> Any:
+        """Return −|x − y|; of what is equal, two infinities too, 0."""
+        return op.Where(op.Equal(x, y), self.number(0.0), op.Neg(op.Abs(op.Sub(x, y))))
 
 
-def _typed(value: Any, dtype: ir.DataType) -> Any:
-    value.dtype = dtype
-    return value
+def _log1p(self: Any) -> Any:
+    as_eager = _Computation(self)
+    return as_eager.back(as_eager.log1p(as_eager.wide(self)))
 
 
-def _number(number: float, like: Any) -> Any:
-    return op.Constant(value=ir.tensor(number, dtype=like.dtype))
+def _log_sigmoid(self: Any) -> Any:
+    """Write min(x, 0) − log(1 + exp −|x|)."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    return as_eager.back(op.Sub(op.Min(x, as_eager.number(0.0)), as_eager.log1p(op.Exp(op.Neg(op.Abs(x))))))
 
 
-def _log1p(x: Any) -> Any:
-    one = _number(1.0, x)
-    u = op.Add(x, one)
-    gained = op.Sub(u, one)
-    # where all of x was lost, log1p(x) = x to the last digit; where u is infinite there is nothing to correct
-    exact = op.Or(op.Equal(gained, x), op.Equal(u, _number(math.inf, x)))
-    corrected = op.Mul(op.Log(u), op.Div(x, gained))
-    return op.Where(exact, op.Log(u), op.Where(op.Equal(gained, _number(0.0, x)), x, corrected))
+def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """Write log(1 + exp βx) / β, where βx is not above the threshold."""
+    as_eager = _Computation(self)
+    x, scale = as_eager.wide(self), as_eager.number(beta)
+    scaled = op.Mul(x, scale)
+    y = op.Div(as_eager.log1p(op.Exp(scaled)), scale)
+    return as_eager.back(op.Where(op.Greater(scaled, as_eager.number(threshold)), x, y))
 
 
-def _expm1(x: Any) -> Any:
-    one = _number(1.0, x)
-    u = op.Exp(x)
-    less = op.Sub(u, one)
-    corrected = op.Mul(less, op.Div(x, op.Log(u)))
-    # beyond these nothing is lost, and log(u) is 0 or infinite
-    plain = op.Or(op.Less(less, _number(-0.5, x)), op.Greater(less, one))
-    return op.Where(op.Equal(less, _number(0.0, x)), x, op.Where(plain, less, corrected))
+def _logaddexp(self: Any, other: Any) -> Any:
+    """Write max(x, y) + log(1 + exp −|x − y|)."""
+    as_eager = _Computation(self)
+    x, y = as_eager.wide(self), as_eager.wide(other)
+    return as_eager.back(op.Add(op.Max(x, y), as_eager.log1p(op.Exp(as_eager.gap(x, y)))))
 
 
-def _log_sigmoid(x: Any) -> Any:
-    """Write min(x, 0) − log1p(exp(−|x|))."""
-    tail = _log1p(_typed(op.Exp(op.Neg(op.Abs(x))), x.dtype))
-    return op.Sub(op.Min(x, _number(0.0, x)), tail)
-
-
-def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    """Write log1p(exp(β x)) / β, and x where β x is above the threshold."""
-    scaled = x if beta == 1 else _typed(op.Mul(x, _number(beta, x)), x.dtype)
-    y = _log1p(_typed(op.Exp(scaled), x.dtype))
-    return op.Where(op.Greater(scaled, _number(threshold, x)), x, y if beta == 1 else op.Div(y, _number(beta, x)))
+def _logaddexp2(self: Any, other: Any) -> Any:
+    as_eager = _Computation(self)
+    x, y, unit = as_eager.wide(self), as_eager.wide(other), as_eager.number(math.log(2))
+    more = as_eager.log1p(op.Exp(op.Mul(as_eager.gap(x, y), unit)))
+    return as_eager.back(op.Add(op.Max(x, y), op.Div(more, unit)))
 
 
 def _atan2(self: Any, other: Any) -> Any:
-    """Write the angle of (other, self) by its octant: NaN and the signs of zeros and infinities are eager's."""
-    y, x = self, other
-    if y.dtype in _WIDE:
-        wide = (_typed(op.Cast(v, to=ir.DataType.FLOAT), ir.DataType.FLOAT) for v in (y, x))
-        return op.Cast(_atan2(*wide), to=self.dtype)
-    zero, half, whole = (_number(v, y) for v in (0.0, math.pi / 2, math.pi))
-    infinity = _number(math.inf, y)
-    high, wide_x = op.Abs(y), op.Abs(x)
-    steep = op.Greater(high, wide_x)
-    shorter, longer = op.Where(steep, wide_x, high), op.Where(steep, high, wide_x)
-    both_infinite = op.Equal(shorter, infinity)
-    ratio = op.Where(op.Equal(longer, zero), longer, op.Div(shorter, longer))
-    angle = op.Atan(op.Where(both_infinite, _number(1.0, y), ratio))
-    angle = op.Where(steep, op.Sub(half, angle), angle)
-    angle = op.Where(_is_negative(x), op.Sub(whole, angle), angle)
-    angle = op.Where(_is_negative(y), op.Neg(angle), angle)
-    both = op.Add(y, x)  # NaN where one is; of opposite infinities, too
-    lost = op.Or(op.IsNaN(y), op.IsNaN(x))
-    return op.Where(lost, both, angle)
+    """Write the angle from the shorter over the longer side, which no quadrant, zero, infinity or NaN disturbs."""
+    as_eager = _Computation(self)
+    y, x = as_eager.wide(self), as_eager.wide(other)
+    zero, one, infinity = map(as_eager.number, (0.0, 1.0, math.inf))
+    a, b = op.Abs(y), op.Abs(x)
+    shorter, longer = op.Min(a, b), op.Max(a, b)
+    slope = op.Where(op.Equal(longer, zero), zero, op.Div(shorter, longer))
+    angle = op.Atan(op.Where(op.Equal(shorter, infinity), one, slope))
+    angle = op.Where(op.Greater(a, b), op.Sub(as_eager.number(math.pi / 2), angle), angle)
+    angle = op.Where(as_eager.negative(x), op.Sub(as_eager.number(math.pi), angle), angle)
+    return as_eager.back(op.Where(as_eager.negative(y), op.Neg(angle), angle))
 
 
-def _is_negative(x: Any) -> Any:
-    """Write whether the sign is set: the reciprocal of −0 is −∞."""
-    zero = _number(0.0, x)
-    return op.Or(op.Less(x, zero), op.Less(op.Reciprocal(x), zero))
+def _remainder(self: Any, other: Any) -> Any:
+    """Write x − ⌊x / y⌋ y by the rest of the division, which is exact; the quotient's own rounding is not."""
+    as_eager = _Computation(self, other)
+    x, y, zero = as_eager.wide(self), as_eager.wide(other), as_eager.number(0)
+    if as_eager.given.is_integer():
+        return op.Mod(x, y)
+    rest = op.Mod(x, y, fmod=1)
+    apart = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+    return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
+
+
+def _log_softmax(self: Any, dim: int, half_to_float: bool = False) -> Any:
+    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf."""
+    x = op.Cast(self, to=ir.DataType.FLOAT) if half_to_float else self
+    scalar = not len(self.shape)
+    if scalar:
+        x = op.Unsqueeze(x, [0])
+    if self.dtype == ir.DataType.DOUBLE:
+        apart = op.Sub(x, op.ReduceMax(x, [dim]))
+        y = op.Sub(apart, op.Log(op.ReduceSum(op.Exp(apart), [dim])))
+    else:
+        y = op.LogSoftmax(x, axis=dim)
+    return op.Squeeze(y, [0]) if scalar else y
+
+
+def _softmax_in(self: Any, dim: int, dtype: int = -1) -> Any:
+    """Write the softmax in the dtype that is asked for: cast before it, not after."""
+    if not len(self.shape):
+        return op.Squeeze(op.Softmax(op.Unsqueeze(_cast(self, dtype), [0]), axis=0), [0])
+    return op.Softmax(_cast(self, dtype), axis=dim)
+
+
+def _log_softmax_in(self: Any, dim: int, dtype: int = -1) -> Any:
+    x = _cast(self, dtype)
+    x.dtype = self.dtype if x.dtype is None and dtype in (-1, None) else x.dtype or ir.DataType(dtype)
+    return _log_softmax(x, dim)
+
+
+def _cast(x: Any, dtype: int) -> Any:
+    return x if dtype in (-1, None) or dtype == x.dtype else op.Cast(x, to=dtype)
 
 
 def _angle(self: Any) -> Any:
     """Write π where x < 0, 0 elsewhere, NaN where x is."""
-    zero = _number(0.0, self)
-    return op.Where(op.IsNaN(self), self, op.Where(op.Less(self, zero), _number(math.pi, self), zero))
+    as_eager = _Computation(self)
+    x, zero = as_eager.wide(self), as_eager.number(0.0)
+    return as_eager.back(op.Where(op.IsNaN(x), x, op.Where(op.Less(x, zero), as_eager.number(math.pi), zero)))
 
 
 def _heaviside(self: Any, values: Any) -> Any:
-    """Write the step: 1 where x > 0, `values` where x = 0, else 0, NaN too."""
-    zero = _number(0.0, self)
-    return op.Where(op.Equal(self, zero), values, op.Where(op.Greater(self, zero), _number(1.0, self), zero))
+    """Write the step: 1 where x > 0, `values` where x = 0, else 0, for NaN too."""
+    zero, one = (op.Constant(value=ir.tensor(number, dtype=self.dtype)) for number in (0.0, 1.0))
+    return op.Where(op.Equal(self, zero), values, op.Where(op.Greater(self, zero), one, zero))
+
+
+def _expm1(self: Any) -> Any:
+    as_eager = _Computation(self)
+    return as_eager.back(as_eager.expm1(as_eager.wide(self)))
+
+
+def _celu(self: Any, alpha: float = 1.0) -> Any:
+    """Write x where it is above 0, else α (exp(x / α) − 1)."""
+    as_eager = _Computation(self)
+    x, scale = as_eager.wide(self), as_eager.number(alpha)
+    below = op.Mul(as_eager.expm1(op.Div(x, scale)), scale)
+    return as_eager.back(op.Where(op.Greater(x, as_eager.number(0.0)), x, below))
+
+
+def _hardsigmoid(self: Any) -> Any:
+    """Write min(max(x + 3, 0), 6) / 6; the operator's 1 / 6 is a float32, times x."""
+    as_eager = _Computation(self)
+    x = op.Add(as_eager.wide(self), as_eager.number(3.0))
+    return as_eager.back(op.Div(as_eager.clipped(x, 0.0, 6.0), as_eager.number(6.0)))
+
+
+def _hardswish(self: Any) -> Any:
+    """Write x min(max(x + 3, 0), 6) / 6."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    gate = as_eager.clipped(op.Add(x, as_eager.number(3.0)), 0.0, 6.0)
+    return as_eager.back(op.Div(op.Mul(x, gate), as_eager.number(6.0)))
+
+
+def _logit(self: Any, eps: float | None = None) -> Any:
+    """Write log(x / (1 − x)), x between ε and 1 − ε if there is one."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    if eps is not None:
+        x = as_eager.clipped(x, eps, 1 - eps)
+    return as_eager.back(op.Log(op.Div(x, op.Sub(as_eager.number(1.0), x))))
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """Write the entries (i, i + offset) by their places; a product with 0 and 1 would spread NaN."""
+    """Take the diagonal's entries by their place; a sum of the rest times 0 makes NaN of what is not finite."""
     rank = len(self.shape)
-    first, second = dim1 % rank, dim2 % rank
-    rows, columns = self.shape[first], self.shape[second]
-    if not isinstance(rows, int) or not isinstance(columns, int):
-        from onnxscript.function_libs.torch_lib.ops import core  # which takes long to import
-
-        return core.aten_diagonal(self, offset, dim1, dim2)
-    others = [axis for axis in range(rank) if axis not in (first, second)]
-    top, left = max(-offset, 0), max(offset, 0)
-    length = max(min(rows - top, columns - left), 0)
-    places = [(top + i) * columns + left + i for i in range(length)]
-    flat = op.Reshape(
-        op.Transpose(self, perm=[*others, first, second]), op.Constant(value_ints=[0] * len(others) + [rows * columns])
-    )
-    return op.Gather(flat, op.Constant(value=ir.tensor(places, dtype=ir.DataType.INT64)), axis=len(others))
+    pair = (dim1 % rank, dim2 % rank)
+    batch = [axis for axis in range(rank) if axis not in pair]
+    x = op.Transpose(self, perm=[*batch, *pair])
+    zero, one = (op.Constant(value_ints=[number]) for number in (0, 1))
+    rows, columns = op.Shape(x, start=-2, end=-1), op.Shape(x, start=-1)
+    down, right = (op.Constant(value_ints=[max(number, 0)]) for number in (-offset, offset))
+    count = op.Max(op.Min(op.Sub(rows, down), op.Sub(columns, right)), zero)
+    steps = op.Range(op.Squeeze(zero), op.Squeeze(count), op.Squeeze(one))
+    places = op.Add(op.Mul(op.Add(steps, down), columns), op.Add(steps, right))
+    flat = op.Reshape(x, op.Concat(op.Shape(x, end=-2), op.Mul(rows, columns), axis=0), allowzero=1)
+    return op.Gather(flat, places, axis=-1)
 
 
-def _softmax(self: Any, dim: int, dtype: int = -1) -> Any:
-    """Write the softmax in the dtype that is asked for: cast before it, not after."""
-    return op.Softmax(_wider(self, dtype), axis=dim)
+def keep_constants(model: ir.Model) -> None:
+    """Enter constants that nodes have and the graph does not: onnxscript makes Clip's bounds of the same names."""
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None or node.graph is None:
+                continue
+            if value.graph is None or value.graph.initializers.get(value.name) is not value:
+                value.name = f"{node.name}_{value.name}" if value.name in model.graph.initializers else value.name
+                model.graph.register_initializer(value)
 
 
-def _log_softmax(self: Any, dim: int, dtype: int = -1) -> Any:
-    return op.LogSoftmax(_wider(self, dtype), axis=dim)
+def keep_infinities(model: ir.Model) -> None:
+    """Write what bounds numbers on one side as Max or Min: Clip's other bound is the largest finite number."""
+    for node in list(model.graph.all_nodes()):
+        x, least, most = (*node.inputs, None, None, None)[:3]
+        if node.op_type != "Clip" or node.domain or x is None or (least is None) == (most is None):
+            continue
+        if x.dtype is None or not x.dtype.is_floating_point():
+            continue
+        new = ir.node("Max" if most is None else "Min", [x, least if most is None else most])
+        new.metadata_props.update(node.metadata_props)
+        old, y = node.outputs[0], new.outputs[0]
+        y.name, y.shape, y.type = old.name, old.shape, old.type
+        assert node.graph is not None
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], [new], [old], [y])
 
 
-def _wider(x: Any, dtype: int) -> Any:
-    return x if dtype in (-1, None) or dtype == x.dtype else op.Cast(x, to=dtype)
+def keep_dtypes(program: Any) -> None:
+    """Give each output eager's dtype: what torch computes in float32 stays so where the operator comes last."""
+    exported, model = program.exported_program, program.model
+    values = next(node for node in exported.graph.nodes if node.op == "output").args[0]
+    specs = exported.graph_signature.output_specs
+    metas = [
+        v.meta.get("val")
+        for v, s in zip(values, specs, strict=True)
+        if s.kind is OutputKind.USER_OUTPUT and hasattr(v, "meta")
+    ]
+    if len(metas) != len(model.graph.outputs):
+        return
+    for i, (output, meta) in enumerate(zip(list(model.graph.outputs), metas, strict=True)):
+        dtype = _DTYPES.get(getattr(meta, "dtype", None))
+        if dtype is None or output.dtype in (None, dtype):
+            continue
+        cast = ir.node("Cast", [output], {"to": dtype})
+        y = cast.outputs[0]
+        y.name, y.shape, y.type = output.name, output.shape, ir.TensorType(dtype)
+        output.name = f"{output.name}_float32"
+        model.graph.append(cast)
+        model.graph.outputs[i] = y
+
+
+_DTYPES: dict[Any, ir.DataType] = {torch.float16: ir.DataType.FLOAT16, torch.bfloat16: ir.DataType.BFLOAT16}

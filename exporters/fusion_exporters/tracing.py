@@ -60,6 +60,10 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
         raise ExportError(reason(error, inputs)) from error
     assert program is not None
     program.model.meta[LIMITS] = _by_axis(program.exported_program, inputs)
+    operators.keep_dtypes(program)
+    operators.keep_constants(program.model)
+    operators.keep_infinities(program.model)
+    doubles.keep_scalars(program)
     doubles.keep_digits(program.model)
     _unwrap(program.model)
     return program.model

@@ -45,10 +45,10 @@ class _Draws(Watching):
         return tensor.untyped_storage().data_ptr() in self._memory
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        state = torch.get_rng_state() if torch.Tag.nondeterministic_seeded in func.tags else None
+        state = torch.get_rng_state()  # its tag does not tell: exponential_ and its like have none
         reached = any(isinstance(leaf, Tensor) and self.reach(leaf) for leaf in pytree.tree_leaves((args, kwargs)))
         result = func(*args, **kwargs)
-        if state is not None and not torch.equal(state, torch.get_rng_state()):
+        if not torch.equal(state, torch.get_rng_state()):
             self.operators.append(str(func.overloadpacket).removeprefix("aten."))
             reached = True
         if reached:

@@ -1,0 +1,144 @@
+"""Operators whose translation by torch loses digits, NaN, infinities or a dtype come out as in eager."""
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fusion_onnx import create, export
+
+NUMBERS = (0, 1e-7, -1e-7, 3e-4, -3e-4, 0.5, -0.5, 1, -1, 3, -3, 8.47, -8.47, 30, -30, math.inf, -math.inf, math.nan)
+
+
+class Of(nn.Module):
+    """What a function makes of two numbers, the first through a fusion."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.sum = create("sum", dims=[1, 1])
+
+    def forward(self, x, y):
+        return self.function(self.sum([x, torch.zeros_like(x)]), y)
+
+
+OPERATORS = {
+    "log1p": lambda x, y: torch.log1p(x),
+    "expm1": lambda x, y: torch.expm1(x),
+    "logsigmoid": lambda x, y: F.logsigmoid(x),
+    "binary cross entropy": lambda x, y: F.binary_cross_entropy_with_logits(
+        x.clamp(-40, 40), torch.full_like(x, 0.3), pos_weight=torch.full_like(x, 1.7), reduction="none"
+    ),
+    "multilabel soft margin": lambda x, y: F.multilabel_soft_margin_loss(x, torch.ones_like(x), reduction="none"),
+    "softplus": lambda x, y: F.softplus(x),
+    "softplus, scaled": lambda x, y: F.softplus(x, 0.3, 5),
+    "logaddexp": lambda x, y: torch.logaddexp(x, y),
+    "atan2": lambda x, y: torch.atan2(x, y),
+    "remainder": lambda x, y: torch.remainder(x, y),
+    "remainder of a number": lambda x, y: torch.remainder(3.3, y) + x,
+    "remainder by a number": lambda x, y: torch.remainder(x, -0.7),
+    "celu": lambda x, y: F.celu(x, 0.7),
+    "hardsigmoid": lambda x, y: F.hardsigmoid(x),
+    "hardswish": lambda x, y: F.hardswish(x),
+    "logit": lambda x, y: torch.logit(x, 0.1),
+    "log softmax": lambda x, y: torch.stack([x, y]).log_softmax(0),
+    "clamp from below": lambda x, y: x.clamp_min(0.3),
+    "clamp from above": lambda x, y: x.clamp(max=0.3),
+    "normalize": lambda x, y: F.normalize(torch.cat([x, y], 1), dim=1),
+    "diagonal": lambda x, y: x.reshape(18, 18).diagonal(-2),
+}
+
+
+def outputs(module, *args):
+    """Return what ONNX Runtime alone makes of the export, and what eager execution does."""
+    model = export(module.eval(), args, dynamic=None, verify=False).model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        want = module(*args)
+    return session.run(None, {info.name: x.numpy() for info, x in zip(session.get_inputs(), args, strict=True)}), want
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_digits_and_what_is_not_finite(dtype):
+    """Small numbers keep their digits, NaN and infinities go where eager's go, each beside each other."""
+    kind = getattr(torch, dtype)
+    x, y = (v.reshape(-1, 1).to(kind) for v in torch.meshgrid(*[torch.tensor(NUMBERS)] * 2, indexing="ij"))
+    # ONNX Runtime has no float64 Atan
+    names = [name for name in OPERATORS if (name, dtype) != ("atan2", "float64")]
+    found = outputs(Of(lambda *xs: tuple(OPERATORS[name](*xs) for name in names)), x, y)
+    digits = torch.finfo(kind)
+    for name, got, want in zip(names, *found, strict=True):
+        assert got.dtype == want.numpy().dtype, name
+        near = {"rtol": 8 * digits.eps, "atol": 2 * float(digits.smallest_normal)}
+        np.testing.assert_allclose(got, want.numpy(), **near, err_msg=name)
+
+
+def test_a_zero_has_its_side():
+    """atan2 of zeros: the sign of either decides."""
+
+    class Angle(nn.Module):
+        def forward(self, x, y):
+            return torch.atan2(x, y)
+
+    x, y = (v.reshape(-1, 1) for v in torch.meshgrid(*[torch.tensor([0.0, -0.0, 1.0, -1.0])] * 2, indexing="ij"))
+    (got,), want = outputs(Angle(), x, y)
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-6)
+
+
+SHORT = {
+    "abs": lambda x, y: x.abs(),
+    "amax": lambda x, y: x.amax(0),
+    "sum": lambda x, y: x.sum(0),
+    "prod": lambda x, y: x.prod(0),
+    "cumsum": lambda x, y: x.cumsum(0),
+    "cosine similarity": lambda x, y: F.cosine_similarity(x, y, dim=0),
+    "in float32": lambda x, y: x.abs().float(),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_outputs_have_eagers_dtype(dtype):
+    """torch computes these in float32, and left it at that where they are the last."""
+    kind = getattr(torch, dtype)
+    args = (torch.rand(5, 1).to(kind), torch.rand(5, 1).to(kind))
+    module = Of(lambda *xs: tuple(function(*xs) for function in SHORT.values())).eval()
+    model = export(module, args, dynamic=None, verify=dtype == "float16").model
+    types = [onnx.helper.tensor_dtype_to_string(info.type.tensor_type.elem_type) for info in model.graph.output]
+    names = {torch.float32: "FLOAT", torch.float16: "FLOAT16", torch.bfloat16: "BFLOAT16"}
+    assert types == [f"TensorProto.{names[y.dtype]}" for y in module(*args)]
+
+
+LITERALS = {
+    "hardtanh": lambda x: F.hardtanh(x, -0.1, 0.3),
+    "alpha": lambda x: torch.add(x, x.flip(0), alpha=0.3),
+    "bounds": lambda x: x.clamp(-0.1, 0.3) + x.clamp(-0.2, 0.2) * x.clamp(max=0.7),
+    "fill": lambda x: x.masked_fill(x > 0, 0.7),
+    "full": lambda x: x * torch.full((1,), 0.2, dtype=x.dtype),
+    "isclose": lambda x: torch.isclose(x, x * (1 + 1.00000001e-5)).to(x.dtype),
+    "degrees": lambda x: torch.deg2rad(torch.rad2deg(x) * 3),
+    "logarithms": lambda x: x.abs().log10() + x.abs().log2(),
+    "selu": lambda x: F.selu(x),
+    "instance norm": lambda x: F.instance_norm(x[None], eps=0.1),
+}
+
+
+def test_numbers_beside_float64_keep_their_digits():
+    """torch's translations make float32 of the numbers among an operator's arguments."""
+
+    class Many(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("own", torch.tensor([0.3], dtype=torch.float32).double())
+
+        def forward(self, x):
+            return *(function(x) for function in LITERALS.values()), x * self.own
+
+    torch.manual_seed(0)
+    got, want = outputs(Many(), torch.randn(5, 7, dtype=torch.float64))
+    for name, a, b in zip([*LITERALS, "a tensor of the module's own"], got, want, strict=True):
+        np.testing.assert_allclose(a, b.numpy(), rtol=1e-14, atol=1e-15, err_msg=name)
