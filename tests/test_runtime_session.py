@@ -1,6 +1,7 @@
 """Session: inputs by position and by name, checks before the run, memory read in place, threads."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -441,3 +442,27 @@ def test_results_of_one_array_are_apart():
             first[...] = 5
             assert (x == 1).all()
             assert (second == 1).all()
+
+
+RESIDENT = """
+import numpy as np, torch
+from fusion_onnx import Session, create, export
+model = export(create("sum", dims=[64, 64]), ([torch.ones(2, 64), torch.ones(2, 64)],), verify=False)
+session = Session(model, "cpu")
+def call(rows):
+    x = np.ones((rows, 64), np.float32)
+    session.run(x, x)
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+first = call(4)
+call(400_000)
+call(4)
+print(call(4) - first, bool(session.fused))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells what is resident")
+def test_one_large_call_does_not_keep_its_outputs_memory():
+    """The output of 400,000 rows takes 98 MiB."""
+    done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    more, fused = done.stdout.split()
+    assert float(more) < 60, f"{more} MiB; kernels: {fused}"

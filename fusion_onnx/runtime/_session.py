@@ -25,6 +25,7 @@ _STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
 _NO_SHAPE = object()
+_MUCH = 2**24
 _FATAL = 4  # ONNX Runtime's level of what it prints before it ends the process
 _LIMITS = "fusion_onnx.limits"
 
@@ -118,6 +119,7 @@ class Session:
         self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
         self._untyped = any("(" in info.dtype for info in self.inputs)  # sequences, which ONNX Runtime's run looks into
         self._devices = _devices(self._ort_session)
+        self._largest = 0
         self._good_shapes: set[tuple[Any, ...]] = set()
         self._last: tuple[tuple[Any, ...], Any] = ((_NO_SHAPE,) * len(self._slots), None)
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
@@ -293,9 +295,22 @@ class Session:
             session = self._of_empty()
         blocks = bool(self._rows) and in_blocks(list(feeds.values()))
         engine = _Engine(session, session.run if self._untyped else _ort.runner(session), kernels, blocks)
+        if kernels and self._is_much_less(feeds):
+            options = self._ort.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+            run = engine.run
+            engine.run = lambda names, feeds, _: run(names, feeds, options)
+            return engine
         if self._instances is None:
             self._last = shapes, engine
         return engine
+
+    def _is_much_less(self, feeds: Mapping[str, Any]) -> bool:
+        """Return whether a call is much smaller than the largest so far, whose outputs' memory ONNX Runtime keeps."""
+        size = sum(getattr(value, "nbytes", 0) for value in feeds.values())
+        less = self._largest > _MUCH and size < self._largest // 4
+        self._largest = size if less else max(self._largest, size)
+        return less
 
     def _session_for(self, shapes: Sequence[Any]) -> Any:
         if self._of_empty is not None and _any_empty(shapes):
