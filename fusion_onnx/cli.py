@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Fusions of tensors, from PyTorch to ONNX and ONNX Runtime.\n\n"
-    "Example: [bold]fusion-onnx export models/digits.py:build -o digits.onnx[/]",
+    "Example: [bold]fusion-onnx export net.py:build -o net.onnx[/]",
 )
 out = Console()
 err = Console(stderr=True)
@@ -192,7 +192,7 @@ def export(
 ) -> None:
     """Export a module with fusions in it to ONNX, verified against eager execution.
 
-    Example: [bold]fusion-onnx export models/digits.py:build -o digits.onnx[/]
+    Example: [bold]fusion-onnx export net.py:build -o net.onnx[/]
     """
     from fusion_exporters import VerificationError
     from fusion_onnx.target import load_target, load_weights, parsed_axes, parsed_options
@@ -330,7 +330,7 @@ def verify(
 ) -> None:
     """Compare a model with the module it was exported from.
 
-    Example: [bold]fusion-onnx verify models/digits.py:build digits.onnx --battery --locate[/]
+    Example: [bold]fusion-onnx verify net.py:build net.onnx --battery --locate[/]
     """
     from fusion_onnx.target import load_target
 
@@ -514,7 +514,7 @@ def tune(
 ) -> None:
     """Measure the forms of a module's fusions on this machine, at the example's sizes, and store the choice.
 
-    Example: [bold]fusion-onnx tune models/digits.py:build -o forms.json[/], then [bold]export ... --form forms.json[/]
+    Example: [bold]fusion-onnx tune net.py:build -o forms.json[/], then [bold]export ... --form forms.json[/]
     """
     from fusion_exporters import tune as measure
     from fusion_onnx.target import load_target

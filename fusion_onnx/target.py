@@ -36,8 +36,7 @@ def load_target(target: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
         raise TargetError(
-            f"a target is path/to/file.py:callable or package.module:callable; got {target!r}. "
-            "Such as models/digits.py:build."
+            f"a target is path/to/file.py:callable or package.module:callable; got {target!r}. Such as net.py:build."
         )
     source = _told(target, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
     if not hasattr(source, name):

@@ -231,3 +231,25 @@ def test_outputs_in_another_order_under_each_others_names():
     (finding,) = verify(module, model, args).findings
     assert finding.failed == "names"
     assert "['total', 'top']" in finding.detail
+
+
+class Projected(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = torch.nn.Linear(8, 8)
+        self.merge = FusionLayer(create("low_rank_concatenation", dims=[8, 8], n=4, r=2))
+
+    def forward(self, x, y):
+        return self.merge(self.left(x), y)
+
+
+def test_a_form_with_infinities_of_its_own_is_tried_with_nan_alone():
+    """W x is NaN where (x Bᵀ) Aᵀ is Inf, or the other way about: whoever takes the form takes that too."""
+    torch.manual_seed(0)
+    network = Projected()
+    example = (torch.randn(9, 8), torch.randn(9, 8))
+    cases = {
+        form: [finding.case for finding in export(network, example, form=form).verdict.findings]
+        for form in ("auto", "dense")
+    }
+    assert (cases["auto"][-1], cases["dense"][-1]) == ("NaN and Inf", "NaN")

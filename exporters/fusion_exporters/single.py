@@ -33,7 +33,7 @@ class Isolated(torch.nn.Module):
 
     def __init__(self, fusion: Fusion, parameters: Sequence[Tensor]) -> None:
         super().__init__()
-        self.op, self.config = fusion._op, str(fusion._record)
+        self.op, self.config, self.forms = fusion._op, str(fusion._record), fusion.forms
         for i, parameter in enumerate(parameters):
             self.register_buffer(f"p{i}", parameter)
 

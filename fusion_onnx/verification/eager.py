@@ -11,6 +11,7 @@ import torch
 
 from fusion_onnx.contract import Fusion
 from fusion_onnx.forms import forms_in
+from fusion_onnx.layer import bare_fusion
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.arguments import arguments, call, opened
@@ -124,9 +125,10 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
         return [_broken("as given", "eager", detail)], DERIVED
     if wrong := _misnamed(result, [info.name for info in session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
-    judged = Judge(run, args, session.providers, forms_in(session.metadata))
+    forms = forms_in(session.metadata)
+    judged = Judge(run, args, session.providers, forms)
     tried = trials.sizes(module, session.inputs, args, session.limits)
-    tried += trials.masks(args) + trials.nonfinite(session.inputs, args)
+    tried += trials.masks(args) + trials.nonfinite(session.inputs, args, _keeps_infinities(module, forms))
     if battery:
         tried += trials.hostile(run, session.inputs, args)
         tried += trials.many_rows(session.inputs, args, session.limits)
@@ -160,6 +162,23 @@ def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: b
     if not compared and any(finding.shape and 0 not in finding.shape for finding in found):
         found.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
     return found, judged.rule
+
+
+def _keeps_infinities(module: torch.nn.Module, forms: Mapping[str, str]) -> bool:
+    """Return whether the forms in which the module's fusions are written give Inf and NaN where eager does.
+
+    A fusion alone has a bound that says where its form does not.
+    """
+    if bare_fusion(module) is not None:
+        return True
+    lax = {
+        name
+        for part in module.modules()
+        if isinstance(part, Fusion) or type(part).__name__ == "Isolated"
+        for name, form in part.forms().items()  # type: ignore[operator]
+        if not form.infinities
+    }
+    return lax.isdisjoint(forms.values())
 
 
 def _run(run: Repeatable, trial: Trial) -> tuple[list[torch.Tensor], Trial]:

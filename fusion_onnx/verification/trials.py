@@ -109,8 +109,10 @@ def masks(args: tuple[Any, ...]) -> list[Trial]:
     return [Trial("masks", pytree.tree_unflatten(drawn, spec), optional=True)] if masks else []
 
 
-def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...], infinities: bool = True) -> list[Trial]:
     """Return the inputs with NaN in one row of each floating one, and infinities in two others, where rows are.
+
+    infinities: whether there are any; a form may give NaN where eager gives Inf.
 
     Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's.
     """
@@ -118,7 +120,7 @@ def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]
     generator = torch.Generator().manual_seed(6)
     floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
     spoilt = list(leaves)
-    values = (torch.nan, torch.inf, -torch.inf)
+    values = (torch.nan, torch.inf, -torch.inf) if infinities else (torch.nan,)
     for k, i in enumerate(floating):
         tensor = spoilt[i] = leaves[i].detach().clone()
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
@@ -127,7 +129,15 @@ def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]
             rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
         spoilt[i] = rows.reshape(tensor.shape)
     return (
-        [Trial("NaN and Inf", pytree.tree_unflatten(spoilt, spec), True, optional=True, finite=False)]
+        [
+            Trial(
+                "NaN and Inf" if infinities else "NaN",
+                pytree.tree_unflatten(spoilt, spec),
+                True,
+                optional=True,
+                finite=False,
+            )
+        ]
         if floating
         else []
     )
