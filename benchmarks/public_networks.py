@@ -829,8 +829,8 @@ def page(data: dict[str, Any]) -> str:
         "# Public networks",
         "",
         "Networks of public libraries, with drawn weights and small sizes, exported by `fusion_onnx.export` as they "
-        "are, and with a fusion in place of one merge or put in. Each file ran in bare ONNX Runtime at the example's and at two "
-        "other sizes, was compared with eager execution by the script itself, and verified. "
+        "are, and with a fusion in place of one merge or put in. Each file ran in bare ONNX Runtime at the example's "
+        "and at two other sizes, was compared with eager execution by the script itself, and verified. "
         "Seconds: export + verification.",
         "",
         "| network | of | as it is | verdict | s | merge | with a fusion | verdict | s |",
