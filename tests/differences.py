@@ -189,6 +189,16 @@ Not the model is wrong here, but what it is held to.
 - `torch.nn.functional.gelu` gives NaN for +Inf on a CPU, in float32, from four entries on; ONNX Runtime gives Inf, as
   float64 does; an entry in which the model agrees with float64 and eager does not is no failure.
 - `torch.sign` gives 0 for NaN; Sign in ONNX gives NaN.
+
+## Rules of ONNX, and other tools
+
+- A negative index is an error in `torch.nn.Embedding`, and counts from the end in ONNX's Gather: a file gives a number
+  for the padding id −1 where the module raises. Check ids before the call.
+- `onnx.version_converter` drops functions, and with them the bodies of the fusions: the converted file loads nowhere.
+  Export at the opset that is wanted, `opset=`, or with `inline="all"`.
+- `onnxruntime.quantization.quantize_dynamic` leaves what lies in functions in float. With
+  `onnxruntime.quantization.shape_inference.quant_pre_process` before it, which writes the bodies out and folds their
+  weights, the products in them are quantized too.
 """.splitlines()
 
 

@@ -29,6 +29,14 @@ def test_the_examples_run(tmp_path):
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"two_views.onnx", "midrange.onnx"}
 
 
+def test_the_page_on_strategies_runs(tmp_path):
+    page = (README.parent / "docs" / "strategies.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "gated.py").write_text(block)
+    done = subprocess.run([sys.executable, "gated.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "passed" in done.stdout, done.stderr
+
+
 def test_the_ten_lines_are_ten():
     block = re.search(r"## Ten lines\n\n```python\n(.*?)```", TEXT, re.S).group(1)
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
