@@ -8,6 +8,8 @@ import torch
 from onnxscript import opset18
 from torch.export.graph_signature import OutputKind
 
+from fusion_exporters.inputs import ExportError
+
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
 
@@ -25,11 +27,15 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
         aten._log_softmax.default: _log_softmax,
+        aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
+        aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
+        aten.cross_entropy_loss.default: _cross_entropy,
         aten.expm1.default: _expm1,
         aten.celu.default: _celu,
         aten.hardsigmoid.default: _hardsigmoid,
         aten.hardswish.default: _hardswish,
         aten.logit.default: _logit,
+        aten.heaviside.default: _heaviside,
         aten.diagonal.default: _diagonal,
         aten.diagonal_copy.default: _diagonal,
     }
@@ -142,18 +148,31 @@ def _remainder(self: Any, other: Any) -> Any:
     return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
 
 
-def _log_softmax(self: Any, dim: int, half_to_float: bool = False) -> Any:
-    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf."""
-    x = op.Cast(self, to=ir.DataType.FLOAT) if half_to_float else self
+def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:
+    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf and NaN."""
+    kind = ir.DataType.FLOAT if half_to_float else self.dtype if dtype in (None, -1) else ir.DataType(dtype)
+    x = self if kind == self.dtype else op.Cast(self, to=kind)
     scalar = not len(self.shape)
     if scalar:
         x = op.Unsqueeze(x, [0])
-    if self.dtype == ir.DataType.DOUBLE:
+    if kind == ir.DataType.DOUBLE:
         apart = op.Sub(x, op.ReduceMax(x, [dim]))
         y = op.Sub(apart, op.Log(op.ReduceSum(op.Exp(apart), [dim])))
     else:
         y = op.LogSoftmax(x, axis=dim)
     return op.Squeeze(y, [0]) if scalar else y
+
+
+def _cross_entropy(
+    self: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0
+) -> Any:
+    """Write the loss of the log softmax, which the operator for both together computes as its own in float64."""
+    if label_smoothing or target.dtype.is_floating_point():
+        raise ExportError("cross_entropy with label_smoothing, or with probabilities for classes, has no operator.")
+    how = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
+    if self.dtype != ir.DataType.DOUBLE or len(self.shape) < 2:
+        return op.SoftmaxCrossEntropyLoss(self, target, weight, **how)[0]
+    return op.NegativeLogLikelihoodLoss(_log_softmax(self, 1), target, weight, **how)
 
 
 def _expm1(self: Any) -> Any:
@@ -191,6 +210,12 @@ def _logit(self: Any, eps: float | None = None) -> Any:
     if eps is not None:
         x = as_eager.clipped(x, eps, 1 - eps)
     return as_eager.back(op.Log(op.Div(x, op.Sub(as_eager.number(1.0), x))))
+
+
+def _heaviside(self: Any, values: Any) -> Any:
+    """Write 1 for what is above 0, the values for 0, else 0, for NaN too."""
+    zero = op.CastLike(op.Constant(value_float=0.0), self)
+    return op.Where(op.Equal(self, zero), values, op.CastLike(op.Greater(self, zero), self))
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
