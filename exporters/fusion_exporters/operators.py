@@ -240,7 +240,7 @@ def keep_constants(model: ir.Model) -> None:
         for value in node.inputs:
             if value is None or value.producer() is not None or value.const_value is None or node.graph is None:
                 continue
-            if value.graph is None or value.graph.initializers.get(value.name) is not value:
+            if value.graph is None or value not in value.graph.initializers.values():
                 value.name = f"{node.name}_{value.name}" if value.name in model.graph.initializers else value.name
                 model.graph.register_initializer(value)
 
