@@ -4,7 +4,6 @@ import random
 import warnings
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 

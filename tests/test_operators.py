@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fusion_onnx import create, export
+from fusion_onnx import create, export, verify
 
 NUMBERS = (0, 1e-7, -1e-7, 3e-4, -3e-4, 0.5, -0.5, 1, -1, 3, -3, 8.47, -8.47, 30, -30, math.inf, -math.inf, math.nan)
 
@@ -148,3 +148,36 @@ def test_numbers_beside_float64_keep_their_digits():
     got, want = outputs(Many(), torch.randn(5, 7, dtype=torch.float64))
     for name, a, b in zip([*LITERALS, "a tensor of the module's own"], got, want, strict=True):
         np.testing.assert_allclose(a, b.numpy(), rtol=1e-14, atol=1e-15, err_msg=name)
+
+
+WIDER = {
+    "softmax": lambda x: x.softmax(0, dtype=torch.float64),
+    "softmin": lambda x: F.softmin(x, 0, dtype=torch.float64),
+    "log softmax": lambda x: x.log_softmax(0, dtype=torch.float64),
+    "mean": lambda x: x.mean(0, dtype=torch.float64),
+    "sum": lambda x: x.sum(0, dtype=torch.float64),
+    "mean of nothing": lambda x: x[:0].mean(0),
+    "sum of nothing": lambda x: x[:0].sum(0),
+}
+
+
+def test_a_wider_dtype_that_is_asked_for_counts_from_the_start():
+    class Many(nn.Module):
+        def forward(self, x):
+            return tuple(function(x) for function in WIDER.values())
+
+    torch.manual_seed(0)
+    for name, a, b in zip(WIDER, *outputs(Many(), torch.rand(50, 3)), strict=True):
+        np.testing.assert_allclose(a, b.numpy(), rtol=1e-14, err_msg=name)
+
+
+def test_the_first_run_rounds_as_the_others_do():
+    """What watches it takes torch another way through matmul; that is not the module's doing."""
+
+    class Product(nn.Module):
+        def forward(self, x, y):
+            return x @ y
+
+    torch.manual_seed(0)
+    args = (torch.randn(5, 5, 5) * 9, torch.randn(1, 5, 5) * 9)
+    assert verify(Product(), export(Product(), args, dynamic=None, verify=False), args)

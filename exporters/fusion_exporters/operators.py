@@ -29,6 +29,9 @@ def translations() -> dict[Any, Any]:
         aten._log_softmax.default: _log_softmax,
         aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
         aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
+        aten.softmax.int: _softmax,
+        aten.special_softmax.default: _softmax,
+        aten.mean.dim: _mean,
         aten.cross_entropy_loss.default: _cross_entropy,
         aten.expm1.default: _expm1,
         aten.celu.default: _celu,
@@ -151,7 +154,7 @@ def _remainder(self: Any, other: Any) -> Any:
 def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:
     """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf and NaN."""
     kind = ir.DataType.FLOAT if half_to_float else self.dtype if dtype in (None, -1) else ir.DataType(dtype)
-    x = self if kind == self.dtype else op.Cast(self, to=kind)
+    x = _cast(self, kind)
     scalar = not len(self.shape)
     if scalar:
         x = op.Unsqueeze(x, [0])
@@ -161,6 +164,30 @@ def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = 
     else:
         y = op.LogSoftmax(x, axis=dim)
     return op.Squeeze(y, [0]) if scalar else y
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    """Return x in the dtype in which the result is asked for: eager casts first, and torch's translations last."""
+    return x if dtype in (None, -1, x.dtype) else op.Cast(x, to=dtype)
+
+
+def _softmax(self: Any, dim: int, dtype: Any = None) -> Any:
+    x = _cast(self, dtype)
+    if len(self.shape):
+        return op.Softmax(x, axis=dim)
+    return op.Squeeze(op.Softmax(op.Unsqueeze(x, [0]), axis=0), [0])
+
+
+def _mean(self: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    """Write the mean over axes; of an empty one, NaN."""
+    x = _cast(self, dtype)
+    axes = [dim] if isinstance(dim, int) else list(dim or range(len(self.shape)))
+    if not len(self.shape):
+        return op.Identity(x)
+    if 0 in (self.shape[axis] for axis in axes):  # ONNX Runtime gives 0
+        zero = op.ReduceSum(x, axes, keepdims=keepdim)
+        return op.Div(zero, zero)
+    return op.ReduceMean(x, axes, keepdims=keepdim)
 
 
 def _cross_entropy(
