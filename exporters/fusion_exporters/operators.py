@@ -8,6 +8,8 @@ import torch
 from onnxscript import opset18
 from torch.export.graph_signature import OutputKind
 
+from fusion_exporters.inputs import ExportError
+
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
 
@@ -25,6 +27,12 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
         aten._log_softmax.default: _log_softmax,
+        aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
+        aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
+        aten.softmax.int: _softmax,
+        aten.special_softmax.default: _softmax,
+        aten.mean.dim: _mean,
+        aten.cross_entropy_loss.default: _cross_entropy,
         aten.expm1.default: _expm1,
         aten.celu.default: _celu,
         aten.hardsigmoid.default: _hardsigmoid,
@@ -32,8 +40,6 @@ def translations() -> dict[Any, Any]:
         aten.logit.default: _logit,
         aten.angle.default: _angle,
         aten.heaviside.default: _heaviside,
-        aten.softmax.int: _softmax_in,
-        aten.log_softmax.int: _log_softmax_in,
         aten.diagonal.default: _diagonal,
         aten.diagonal_copy.default: _diagonal,
     }
@@ -146,13 +152,14 @@ def _remainder(self: Any, other: Any) -> Any:
     return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
 
 
-def _log_softmax(self: Any, dim: int, half_to_float: bool = False) -> Any:
-    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf."""
-    x = op.Cast(self, to=ir.DataType.FLOAT) if half_to_float else self
+def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:
+    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf and NaN."""
+    kind = ir.DataType.FLOAT if half_to_float else self.dtype if dtype in (None, -1) else ir.DataType(dtype)
+    x = _cast(self, kind)
     scalar = not len(self.shape)
     if scalar:
         x = op.Unsqueeze(x, [0])
-    if self.dtype == ir.DataType.DOUBLE:
+    if kind == ir.DataType.DOUBLE:
         apart = op.Sub(x, op.ReduceMax(x, [dim]))
         y = op.Sub(apart, op.Log(op.ReduceSum(op.Exp(apart), [dim])))
     else:
@@ -160,21 +167,40 @@ def _log_softmax(self: Any, dim: int, half_to_float: bool = False) -> Any:
     return op.Squeeze(y, [0]) if scalar else y
 
 
-def _softmax_in(self: Any, dim: int, dtype: int = -1) -> Any:
-    """Write the softmax in the dtype that is asked for: cast before it, not after."""
-    if not len(self.shape):
-        return op.Squeeze(op.Softmax(op.Unsqueeze(_cast(self, dtype), [0]), axis=0), [0])
-    return op.Softmax(_cast(self, dtype), axis=dim)
+def _cast(x: Any, dtype: Any) -> Any:
+    """Return x in the dtype in which the result is asked for: eager casts first, and torch's translations last."""
+    return x if dtype in (None, -1, x.dtype) else op.Cast(x, to=dtype)
 
 
-def _log_softmax_in(self: Any, dim: int, dtype: int = -1) -> Any:
+def _softmax(self: Any, dim: int, dtype: Any = None) -> Any:
     x = _cast(self, dtype)
-    x.dtype = self.dtype if x.dtype is None and dtype in (-1, None) else x.dtype or ir.DataType(dtype)
-    return _log_softmax(x, dim)
+    if len(self.shape):
+        return op.Softmax(x, axis=dim)
+    return op.Squeeze(op.Softmax(op.Unsqueeze(x, [0]), axis=0), [0])
 
 
-def _cast(x: Any, dtype: int) -> Any:
-    return x if dtype in (-1, None) or dtype == x.dtype else op.Cast(x, to=dtype)
+def _mean(self: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    """Write the mean over axes; of an empty one, NaN."""
+    x = _cast(self, dtype)
+    axes = [dim] if isinstance(dim, int) else list(dim or range(len(self.shape)))
+    if not len(self.shape):
+        return op.Identity(x)
+    if 0 in (self.shape[axis] for axis in axes):  # ONNX Runtime gives 0
+        zero = op.ReduceSum(x, axes, keepdims=keepdim)
+        return op.Div(zero, zero)
+    return op.ReduceMean(x, axes, keepdims=keepdim)
+
+
+def _cross_entropy(
+    self: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0
+) -> Any:
+    """Write the loss of the log softmax, which the operator for both together computes as its own in float64."""
+    if label_smoothing or target.dtype.is_floating_point():
+        raise ExportError("cross_entropy with label_smoothing, or with probabilities for classes, has no operator.")
+    how = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
+    if self.dtype != ir.DataType.DOUBLE or len(self.shape) < 2:
+        return op.SoftmaxCrossEntropyLoss(self, target, weight, **how)[0]
+    return op.NegativeLogLikelihoodLoss(_log_softmax(self, 1), target, weight, **how)
 
 
 def _angle(self: Any) -> Any:
@@ -182,12 +208,6 @@ def _angle(self: Any) -> Any:
     as_eager = _Computation(self)
     x, zero = as_eager.wide(self), as_eager.number(0.0)
     return as_eager.back(op.Where(op.IsNaN(x), x, op.Where(op.Less(x, zero), as_eager.number(math.pi), zero)))
-
-
-def _heaviside(self: Any, values: Any) -> Any:
-    """Write the step: 1 where x > 0, `values` where x = 0, else 0, for NaN too."""
-    zero, one = (op.Constant(value=ir.tensor(number, dtype=self.dtype)) for number in (0.0, 1.0))
-    return op.Where(op.Equal(self, zero), values, op.Where(op.Greater(self, zero), one, zero))
 
 
 def _expm1(self: Any) -> Any:
@@ -227,6 +247,12 @@ def _logit(self: Any, eps: float | None = None) -> Any:
     return as_eager.back(op.Log(op.Div(x, op.Sub(as_eager.number(1.0), x))))
 
 
+def _heaviside(self: Any, values: Any) -> Any:
+    """Write 1 for what is above 0, the values for 0, else 0, for NaN too."""
+    zero = op.CastLike(op.Constant(value_float=0.0), self)
+    return op.Where(op.Equal(self, zero), values, op.CastLike(op.Greater(self, zero), self))
+
+
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     """Take the diagonal's entries by their place; a sum of the rest times 0 makes NaN of what is not finite."""
     rank = len(self.shape)
@@ -249,7 +275,7 @@ def keep_constants(model: ir.Model) -> None:
         for value in node.inputs:
             if value is None or value.producer() is not None or value.const_value is None or node.graph is None:
                 continue
-            if value.graph is None or value.graph.initializers.get(str(value.name)) is not value:
+            if value.graph is None or value not in value.graph.initializers.values():
                 value.name = f"{node.name}_{value.name}" if value.name in model.graph.initializers else value.name
                 model.graph.register_initializer(value)
 

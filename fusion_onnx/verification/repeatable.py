@@ -40,6 +40,9 @@ class Repeatable:
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Run the module on copies of the arguments, without gradients; return what it returns."""
+        if self._written is None:  # watched, torch may take another way, with other roundings: that run only shows
+            with self.undone(), torch.no_grad():
+                self.module(*copies(args))
         with self.undone(), torch.no_grad():
             return self._freed(self.module(*copies(args), **copies(keywords)))
 
