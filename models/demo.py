@@ -118,6 +118,8 @@ def main() -> int:
         whole = progress.add_task("networks", total=len(options.strategy))
         for strategy in options.strategy:
             task = progress.add_task(f"  training {strategy}", total=options.epochs)
+            if not console.is_terminal:
+                print(f"{strategy}: training, exporting, verifying", flush=True)
             network = digits.train(strategy, epochs=options.epochs, progress=partial(_advance, progress, task))
             progress.update(task, description=f"  exporting {strategy}")
             rows.append(measure(strategy, options.output, network, test))
