@@ -208,6 +208,23 @@ def test_even_sizes_and_sizes_that_depend_on_data():
     assert torch.equal(places, module(x)[1])
 
 
+class Table(nn.Module):
+    """Looks up rows by identifiers that come as floating numbers, beside others that are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+
+    def forward(self, x):
+        return self.words(x[:, 0].long()) * x[:, 1:]
+
+
+def test_whole_rows_are_tried_where_identifiers_are_floating_numbers():
+    ids = torch.tensor([[8.0], [3.0], [5.0]])
+    x = torch.cat([ids, 100 * draw(3, 4)], dim=1)
+    assert [f.case for f in export(Table(), (x,)).verdict.findings][:2] == ["batch 3", "batch 7"]
+
+
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
