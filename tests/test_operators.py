@@ -54,11 +54,18 @@ OPERATORS = {
     "clamp from below": lambda x, y: x.clamp_min(0.3),
     "clamp from above": lambda x, y: x.clamp(max=0.3),
     "normalize": lambda x, y: F.normalize(torch.cat([x, y], 1), dim=1),
+    "logcumsumexp": lambda x, y: torch.cat([x, y, x * 3], 1).abs().add(1).logcumsumexp(1),
+    "amax": lambda x, y: torch.cat([x, y], 1).nan_to_num(0, 1, -1).amax(),
+    "angle": lambda x, y: torch.angle(x),
+    "multilabel margin": lambda x, y: F.multilabel_margin_loss(
+        torch.cat([x, y, x * 0.3], 1), torch.tensor([[2, 0, -1]]).expand(len(x), -1), reduction="none"
+    ),
     "heaviside": lambda x, y: torch.heaviside(x, y),
     "diagonal": lambda x, y: x.reshape(18, 18).diagonal(-2),
 }
-# ONNX Runtime has no float64 Atan; eager execution rounds to float16 what is subtracted from the logarithm
-ELSEWHERE = {("atan2", "float64"), ("cross entropy", "float16")}
+# ONNX Runtime has no float64 Atan; eager execution rounds to float16 what is subtracted from the logarithm, and has no
+# float16 margins
+ELSEWHERE = {("atan2", "float64"), ("cross entropy", "float16"), ("multilabel margin", "float16")}
 
 
 def outputs(module, *args):
@@ -121,6 +128,7 @@ def test_outputs_have_eagers_dtype(dtype):
 
 LITERALS = {
     "hardtanh": lambda x: F.hardtanh(x, -0.1, 0.3),
+    "product": lambda x: torch.addmm(x[0, :5], x, x.T, alpha=0.6, beta=0.2),
     "alpha": lambda x: torch.add(x, x.flip(0), alpha=0.3),
     "bounds": lambda x: x.clamp(-0.1, 0.3) + x.clamp(-0.2, 0.2) * x.clamp(max=0.7),
     "fill": lambda x: x.masked_fill(x > 0, 0.7),
