@@ -189,3 +189,16 @@ def test_the_first_run_rounds_as_the_others_do():
     torch.manual_seed(0)
     args = (torch.randn(5, 5, 5) * 9, torch.randn(1, 5, 5) * 9)
     assert verify(Product(), export(Product(), args, dynamic=None, verify=False), args)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_numbers_are_added(dtype):
+    """What keeps a division from 0 / 0; onnxscript takes x + 1e-9 for x, and x (1 + 1e-6) as well."""
+
+    class Small(nn.Module):
+        def forward(self, x):
+            return x / (x.norm(dim=1, keepdim=True) + 1e-9), x + 1e-10, x - 1e-9, x * (1 + 1e-6), x / (1 + 2e-6), x * 1
+
+    x = torch.cat([torch.zeros(1, 3), torch.full((1, 3), 1e-9), torch.ones(1, 3)]).to(getattr(torch, dtype))
+    for a, b in zip(*outputs(Small(), x), strict=True):
+        np.testing.assert_allclose(a, b.numpy(), rtol=4 * torch.finfo(x.dtype).eps)

@@ -1,17 +1,22 @@
 """Operators whose translation by torch loses what eager execution keeps: digits of small values, NaN, a dtype."""
 
+import contextlib
 import math
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
+from onnxscript.rewriter import _matcher as matcher
 from torch.export.graph_signature import OutputKind
 
 from fusion_exporters.inputs import ExportError
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
+_matcher: Any = matcher
 
 
 def translations() -> dict[Any, Any]:
@@ -47,6 +52,20 @@ def translations() -> dict[Any, Any]:
         aten.diagonal.default: _diagonal,
         aten.diagonal_copy.default: _diagonal,
     }
+
+
+@contextlib.contextmanager
+def exact_rules() -> Iterator[None]:
+    """Keep onnxscript from taking numbers that are near 0 or 1 for these, and leaving out the operator beside them.
+
+    x + 1e-9 is x to its rules, so a division by a norm with an epsilon of 1e-9 divides by 0 where the norm is 0.
+    """
+    had = _matcher.math
+    _matcher.math = types.SimpleNamespace(isclose=lambda x, y, **_: x == y)  # all that it has of math
+    try:
+        yield
+    finally:
+        _matcher.math = had
 
 
 class _Computation:
