@@ -165,6 +165,22 @@ def _batch_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     return make.Add(make.Mul(_normalized(make, make.Sub(x, mean), variance, epsilon), scale), bias)
 
 
+def _gemm(make: Any, node: ir.Node, x: ir.Value) -> Any:
+    """Write αAB + βC as products; with α and β that a float32 holds, the operator is right."""
+    alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
+    if _number(node, "alpha", 1.0) is None and _number(node, "beta", 1.0) is None:
+        return None
+    _, other, bias = (*node.inputs, None)[:3]
+    if node.attributes.get_int("transA", 0) or node.attributes.get_int("transB", 0):
+        return None
+    columns = other.shape[-1] if other is not None and other.shape else None
+    if not isinstance(columns, int):
+        return None
+    # a number for each column: see _scaled
+    y = make.Mul(make.MatMul(x, other), _double(make, np.full(columns, alpha)))
+    return y if bias is None else make.Add(y, make.Mul(bias, _double(make, beta)))
+
+
 def _instance_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     epsilon = _number(node, "epsilon", 1e-5)
     if epsilon is None or x.shape is None:
@@ -214,6 +230,7 @@ def _scaled(make: Any, node: ir.Node, x: ir.Value) -> Any:
 _FORMS: dict[str, Callable[[Any, ir.Node, ir.Value], Any]] = {
     "LayerNormalization": _layer_normalization,
     "BatchNormalization": _batch_normalization,
+    "Gemm": _gemm,
     "InstanceNormalization": _instance_normalization,
     "LeakyRelu": _leaky_relu,
     "Selu": _selu,

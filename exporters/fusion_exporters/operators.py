@@ -1,17 +1,22 @@
 """Operators whose translation by torch loses what eager execution keeps: digits of small values, NaN, a dtype."""
 
+import contextlib
 import math
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
+from onnxscript.rewriter import _matcher as matcher
 from torch.export.graph_signature import OutputKind
 
 from fusion_exporters.inputs import ExportError
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
+_matcher: Any = matcher
 
 
 def translations() -> dict[Any, Any]:
@@ -33,16 +38,34 @@ def translations() -> dict[Any, Any]:
         aten.special_softmax.default: _softmax,
         aten.mean.dim: _mean,
         aten.cross_entropy_loss.default: _cross_entropy,
+        aten.angle.default: _angle,
+        aten.logcumsumexp.default: _logcumsumexp,
+        aten.amax.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMax, self, dim, keepdim),
+        aten.amin.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMin, self, dim, keepdim),
+        aten.multilabel_margin_loss.default: _multilabel_margin_loss,
         aten.expm1.default: _expm1,
         aten.celu.default: _celu,
         aten.hardsigmoid.default: _hardsigmoid,
         aten.hardswish.default: _hardswish,
         aten.logit.default: _logit,
-        aten.angle.default: _angle,
         aten.heaviside.default: _heaviside,
         aten.diagonal.default: _diagonal,
         aten.diagonal_copy.default: _diagonal,
     }
+
+
+@contextlib.contextmanager
+def exact_rules() -> Iterator[None]:
+    """Keep onnxscript from taking numbers that are near 0 or 1 for these, and leaving out the operator beside them.
+
+    x + 1e-9 is x to its rules, so a division by a norm with an epsilon of 1e-9 divides by 0 where the norm is 0.
+    """
+    had = _matcher.math
+    _matcher.math = types.SimpleNamespace(isclose=lambda x, y, **_: x == y)  # all that it has of math
+    try:
+        yield
+    finally:
+        _matcher.math = had
 
 
 class _Computation:
@@ -141,6 +164,42 @@ def _atan2(self: Any, other: Any) -> Any:
     return as_eager.back(op.Where(as_eager.negative(y), op.Neg(angle), angle))
 
 
+def _logcumsumexp(self: Any, dim: int) -> Any:
+    """Write mᵢ + log Σ exp(xⱼ − mᵢ) over j ≤ i, mᵢ the largest of these: what is far below one for all is lost."""
+    if not len(self.shape):
+        return op.Identity(self)
+    as_eager = _Computation(self)
+    axes = list(range(len(self.shape)))
+    axes[dim], axes[-1] = axes[-1], axes[dim]
+    x = op.Transpose(as_eager.wide(self), perm=axes)
+    places = _places(x)
+    before = op.LessOrEqual(places, op.Unsqueeze(places, [1]))
+    x = op.Where(before, op.Unsqueeze(x, [-2]), as_eager.number(-math.inf))
+    largest = op.ReduceMax(x, [-1])
+    infinite = op.Equal(op.Abs(largest), as_eager.number(math.inf))
+    largest = op.Where(infinite, as_eager.number(0.0), largest)
+    sums = op.Log(op.ReduceSum(op.Exp(op.Sub(x, largest)), [-1], keepdims=False))
+    return as_eager.back(op.Transpose(op.Add(sums, op.Squeeze(largest, [-1])), perm=axes))
+
+
+def _extreme(reduce: Any, x: Any, dim: Any, keepdim: bool) -> Any:
+    """Write the largest or the least over axes, by default all."""
+    if not len(x.shape):
+        return op.Identity(x)
+    axes = [dim] if isinstance(dim, int) else list(dim)
+    return reduce(x, axes, keepdims=keepdim) if axes else reduce(x, keepdims=keepdim)
+
+
+def _angle(self: Any) -> Any:
+    """Write π for what is below 0, else 0; NaN stays NaN."""
+    if self.dtype.is_integer() or self.dtype == ir.DataType.BOOL:
+        self = op.Cast(self, to=ir.DataType.FLOAT)
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    side = op.Where(op.Less(x, as_eager.number(0.0)), as_eager.number(math.pi), as_eager.number(0.0))
+    return as_eager.back(op.Where(op.Equal(x, x), side, x))
+
+
 def _remainder(self: Any, other: Any) -> Any:
     """Write x − ⌊x / y⌋ y by the rest of the division, which is exact; the quotient's own rounding is not."""
     as_eager = _Computation(self, other)
@@ -203,11 +262,38 @@ def _cross_entropy(
     return op.NegativeLogLikelihoodLoss(_log_softmax(self, 1), target, weight, **how)
 
 
-def _angle(self: Any) -> Any:
-    """Write π where x < 0, 0 elsewhere, NaN where x is."""
+def _reduced(loss: Any, reduction: int, scalar: bool) -> Any:
+    """Return the losses of the rows, their mean or their sum; of one row that had no axis, a number."""
+    if reduction or scalar:
+        loss = (op.ReduceSum if reduction == 2 else op.ReduceMean)(loss, keepdims=False)
+    return loss
+
+
+def _places(x: Any) -> Any:
+    zero, one = (op.Constant(value_int=number) for number in (0, 1))
+    return op.Range(zero, op.Squeeze(op.Shape(x, start=-1)), one)
+
+
+def _multilabel_margin_loss(self: Any, target: Any, reduction: int = 1) -> Any:
+    """Write the sum over targets t and other classes c of what 1 − x_t + x_c is above 0, over the number of classes.
+
+    The targets of a row are those in front of its first −1. What is not above 0, NaN too, counts as 0.
+    """
     as_eager = _Computation(self)
-    x, zero = as_eager.wide(self), as_eager.number(0.0)
-    return as_eager.back(op.Where(op.IsNaN(x), x, op.Where(op.Less(x, zero), as_eager.number(math.pi), zero)))
+    x = as_eager.wide(self) if len(self.shape) == 2 else op.Reshape(as_eager.wide(self), [1, -1])
+    target = op.Reshape(target, op.Shape(x))
+    places, count = _places(x), op.Shape(x, start=-1)
+    end = op.ReduceMin(op.Where(op.Equal(target, op.Constant(value_int=-1)), places, count), [1])
+    valid = op.Less(places, end)
+    chosen = op.Where(valid, target, op.Constant(value_int=0))
+    of_target = op.Unsqueeze(valid, [2])
+    one_of_them = op.And(op.Equal(op.Unsqueeze(chosen, [2]), places), of_target)
+    others = op.Equal(op.ReduceMax(op.Cast(one_of_them, to=ir.DataType.INT64), [1]), op.Constant(value_int=0))
+    z = op.Sub(as_eager.number(1.0), op.Unsqueeze(op.GatherElements(x, chosen, axis=1), [2]))
+    z = op.Add(z, op.Unsqueeze(x, [1]))
+    counts = op.And(op.And(op.Greater(z, as_eager.number(0.0)), of_target), others)
+    sums = op.ReduceSum(op.Where(counts, z, as_eager.number(0.0)), [1, 2], keepdims=False)
+    return as_eager.back(_reduced(op.Div(sums, op.Cast(count, to=as_eager.dtype)), reduction, len(self.shape) < 2))
 
 
 def _expm1(self: Any) -> Any:

@@ -42,7 +42,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with quiet(), _recurrent(), torch.no_grad():
+        with quiet(), _recurrent(), operators.exact_rules(), torch.no_grad():
             program = torch.onnx.export(
                 Flat(module, inputs.args),
                 inputs.leaves(),
