@@ -11,15 +11,12 @@ else is done here, once for all strategies:
 4. precision     float16 and bfloat16 are computed in float32 and rounded once, as the exported graph does.
 """
 
-import abc
 import difflib
-import functools
 import inspect
 import json
-import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -72,7 +69,7 @@ class Case:
         return strategy(dims=self.dims, **{**self.options, **options})
 
 
-class _Contract(abc.ABCMeta):
+class _Contract(type):
     """Checks a fusion's options before its constructor runs, and records them after, so that no subclass has to."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -131,8 +128,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
     entrywise: ClassVar[bool] = False
     """Whether an entry of the output depends on the inputs' entries at its own place alone, beside w: so a session may
     compute a large batch in blocks of rows that stay in the cache."""
-    tinybig: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """The names that the tinyBIG library has for this strategy, each with its order of positional parameters."""
+    tinybig: ClassVar[tuple[str, ...]] = ()
+    """The names that the tinyBIG library has for this strategy."""
     tinybig_defaults: ClassVar[Mapping[str, Any]] = {}
     """Options under which the strategy gives tinyBIG's numbers for tinyBIG's weights."""
     cases: ClassVar[tuple[Case, ...]] = ()
@@ -157,8 +154,6 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in {"calculate_n", "calculate_l"} & vars(cls).keys():
-            setattr(cls, name, _with_extras(vars(cls)[name]))
         if cls.__dict__.get("_alias_of") is None:
             cls._leave_out_what_another_fuse_has()
             cls._fuse_as_written, cls._decompose_as_written = cls.fuse, cls.decompose
@@ -198,11 +193,11 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     # --- what a strategy gives ------------------------------------------------------------------------------------
 
-    def calculate_n(self, dims: Sequence[int] | None = None, *args: Any, **kwargs: Any) -> int:
+    def calculate_n(self, dims: Sequence[int] | None = None) -> int:
         """Return n, the output's last dimension, for the given or the fusion's own input widths."""
         not_given(self, "calculate_n")
 
-    def calculate_l(self, *args: Any, **kwargs: Any) -> int:
+    def calculate_l(self) -> int:
         """Return l, the number of trainable parameters."""
         not_given(self, "calculate_l")
 
@@ -284,15 +279,13 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     # --- the contract's methods -----------------------------------------------------------------------------------
 
-    def forward(
-        self, x: Sequence[Tensor], w: Tensor | None = None, device: str = "cpu", *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, x: Sequence[Tensor], w: Tensor | None = None, device: str = "cpu") -> Tensor:
         """Fuse k tensors (..., n_i) into one (..., n).
 
         Args:
             x: list or tuple of k floating tensors of one dtype and device; leading axes agree, and are batch axes.
             w: the trainable parameters, shape (l,) or (1, l); None where l = 0.
-            device: kept for the contract's sake; the inputs decide. So is what is given by position behind it.
+            device: kept for the contract's sake; the inputs decide.
 
         Raises:
             FusionError: the inputs or `w` break a rule; the message names the rule, the value and the fix.
@@ -300,8 +293,6 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """
         if type(self).fuse is Fusion.fuse:
             not_given(self, "forward")
-        if kwargs:
-            _refuse(self, "forward", kwargs, ("x", "w", "device"))
         xs, w, buffers = self._operands(x, w)
         if self._op is None or self._record is None:
             y = self._evaluate(xs, w, buffers)
@@ -313,7 +304,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """Return the width of input `index`; raises a ValueError that is also an IndexError where there is none."""
         if self.dims is None:
             raise _IndexError(f"get_dim({index}): dims is not set on {self.name!r}.")
-        if not isinstance(index, SupportsIndex) or not 0 <= operator.index(index) < len(self.dims):
+        if not -len(self.dims) <= index < len(self.dims):
             raise _IndexError(f"get_dim({index}): {self.name!r} has {len(self.dims)} dims, {list(self.dims)}.")
         return self.dims[index]
 
@@ -325,19 +316,15 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """Return how many dims there are; 0 where they are not set."""
         return 0 if self.dims is None else len(self.dims)
 
-    def pre_process(self, x: Tensor, device: str = "cpu", *args: Any, **kwargs: Any) -> Tensor:
+    def pre_process(self, x: Tensor, device: str = "cpu") -> Tensor:
         """Apply the preprocess functions to a tensor, in order; a hook, which a subclass or an instance overrides.
 
         x: the inputs stacked along a new first axis where their shapes agree, else one after the other.
         """
-        if kwargs:
-            _refuse(self, "pre_process", kwargs, ("x", "device"))
         return self.func_x(x, self._checked_functions("pre_process"), device)
 
-    def post_process(self, x: Tensor, device: str = "cpu", *args: Any, **kwargs: Any) -> Tensor:
+    def post_process(self, x: Tensor, device: str = "cpu") -> Tensor:
         """Apply the postprocess functions to the output, in order; a hook, as `pre_process` is."""
-        if kwargs:
-            _refuse(self, "post_process", kwargs, ("x", "device"))
         return self.func_x(x, self._checked_functions("post_process"), device)
 
     def to_config(self) -> dict[str, Any]:
@@ -487,7 +474,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         for name in {name for base in mro[end:] if base is not Fusion for name in vars(base)} - own:
             if name in _OF_FUSE:
                 setattr(cls, name, vars(Fusion)[name])
-            elif hasattr(getattr(cls, name, None), "_fusion_onnx_form"):
+            elif hasattr(getattr(cls, name), "_fusion_onnx_form"):
                 setattr(cls, name, None)
 
     # --- names and options ----------------------------------------------------------------------------------------
@@ -712,8 +699,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         if torch_op.known(self._op, self._record):
             self._check_like(torch_op.stand_in(self._op, self._record))
         else:
-            cls = type(self).__dict__.get("_alias_of") or type(self)
-            stand_in = cls.__new__(cls)
+            stand_in = type(self).__new__(type(self))
             torch.nn.Module.__init__(stand_in)
             held = {"_parameters", "_buffers", "_modules", "_functions", "_settled"}
             stand_in.__dict__.update({k: v for k, v in self.__dict__.items() if k not in held})
@@ -767,39 +753,15 @@ _OF_FUSE = (
 _BASE_OPTIONS = frozenset(Fusion.options())
 
 
-def _with_extras(method: Any) -> Any:
-    """Return `calculate_n` or `calculate_l` so that it takes what the specification's callers give beside its own."""
-    if not inspect.isfunction(method):
-        return method
-    _, *parameters = inspect.signature(method).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return method
-    count = None if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(parameters)
-    names = tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL)
-
-    @functools.wraps(method)
-    def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs and not kwargs.keys() <= {*names}:
-            _refuse(self, method.__name__, kwargs, names)
-        return method(self, *args[:count], **kwargs)
-
-    return taking
-
-
-def _refuse(fusion: Fusion, method: str, kwargs: Mapping[str, Any], names: Sequence[str]) -> None:
-    unknown = next(key for key in kwargs if key not in names)
-    raise _OptionError(f"{fusion.name}: {method} has no argument {unknown!r}; it takes {', '.join(names) or 'none'}.")
-
-
 def _checked_dims(dims: Any) -> tuple[int, ...] | None:
     if dims is None:
         return None
     if not isinstance(dims, (list, tuple)) or not dims:
         raise FusionError(f"dims is a list or tuple of at least one width; got {dims!r}.")
     for d in dims:
-        if isinstance(d, (bool, Tensor)) or not isinstance(d, SupportsIndex) or operator.index(d) < 1:
+        if isinstance(d, bool) or not isinstance(d, int) or d < 1:
             raise FusionError(f"dims are positive whole numbers; got {d!r} in {list(dims)!r}.")
-    return tuple(map(operator.index, dims))
+    return tuple(dims)
 
 
 def _given_once(kind: str, given: Any, configs: Any) -> tuple[Callable[[Tensor], Tensor], ...]:

@@ -18,7 +18,7 @@ class ConcatenationFusion(Fusion):
     rule_n = "D"
     exact = True
     bitwise = True
-    tinybig = {"concatenation_fusion": ("dims", "name", "require_parameters")}
+    tinybig = ("concatenation_fusion",)
     cases = (Case(dims=(4, 6, 2)), Case(dims=(3, 3)), Case(dims=(5,)), Case(dims=tuple(range(1, 17))))
 
     def calculate_n(self, dims: Sequence[int] | None = None) -> int:

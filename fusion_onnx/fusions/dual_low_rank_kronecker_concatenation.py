@@ -27,7 +27,7 @@ class DualLowRankKroneckerConcatenationFusion(KroneckerBase):
     formula = "[x_1 ... x_k] ((P Q) ⊗ (S T))ᵀ"
     rule_l = "r (p + q + s + t)"
     bench_options = {"p": 32, "q": 32, "r": 8}
-    tinybig = {"dual_lphm_parameterized_concatenation_fusion": ("r", "p", "q", "name", "n", "dims")}
+    tinybig = ("dual_lphm_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=6, p=3, q=4, r=2),
         Case(dims=(4, 4), p=2),

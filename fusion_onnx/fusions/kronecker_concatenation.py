@@ -22,7 +22,7 @@ class KroneckerConcatenationFusion(KroneckerBase):
 
     formula = "[x_1 ... x_k] (A ⊗ B)ᵀ"
     rule_l = "p q + s t"
-    tinybig = {"hm_parameterized_concatenation_fusion": ("p", "q", "name", "n", "dims")}
+    tinybig = ("hm_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=6, p=3, q=4),
         Case(dims=(4, 4), p=2),

@@ -18,7 +18,7 @@ class L1NormFusion(EntrywiseFusion):
 
     formula = "Σ |x_i|"
     bitwise = True
-    tinybig = {"l1_norm_fusion": ("name", "dims")}
+    tinybig = ("l1_norm_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain((x.abs() for x in xs), operator.add)

@@ -21,7 +21,7 @@ class L2NormFusion(EntrywiseFusion):
     """The L2 norm over k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "√Σ x_i²"
-    tinybig = {"l2_norm_fusion": ("name", "dims")}
+    tinybig = ("l2_norm_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         if len(xs) == 1:

@@ -27,7 +27,7 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
     formula = "Σ w_i x_i"
     bitwise = True
     rule_l = "k"
-    tinybig = {"parameterized_weighted_summation_fusion": ("dims", "name", "require_parameters")}
+    tinybig = ("parameterized_weighted_summation_fusion",)
 
     def __init__(self, dims: Sequence[int] | None = None, *, require_parameters: bool = True, **base: Any) -> None:
         super().__init__(dims, require_parameters=require_parameters, **base)

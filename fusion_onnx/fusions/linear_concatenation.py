@@ -25,7 +25,7 @@ class LinearConcatenationFusion(ProjectionFusion):
 
     formula = "[x_1 ... x_k] Wᵀ"
     rule_l = "n D"
-    tinybig = {"parameterized_concatenation_fusion": ("n", "dims", "name", "require_parameters")}
+    tinybig = ("parameterized_concatenation_fusion",)
     cases = (Case(dims=(4, 6, 2), n=5), Case(dims=(3, 3)), Case(dims=(5,), n=7), Case(dims=(2,) * 16, n=1))
 
     def calculate_l(self) -> int:

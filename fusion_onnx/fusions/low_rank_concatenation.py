@@ -33,7 +33,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
     formula = "([x_1 ... x_k] Bᵀ) Aᵀ"
     rule_l = "r (n + D)"
     bench_options = {"r": 8}
-    tinybig = {"lowrank_parameterized_concatenation_fusion": ("r", "name", "n", "dims")}
+    tinybig = ("lowrank_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=5, r=2),
         Case(dims=(3, 3)),

@@ -27,7 +27,7 @@ class LowRankKroneckerConcatenationFusion(KroneckerBase):
     formula = "[x_1 ... x_k] (A ⊗ (S T))ᵀ"
     rule_l = "p q + r (s + t)"
     bench_options = {"p": 32, "q": 32, "r": 8}
-    tinybig = {"lphm_parameterized_concatenation_fusion": ("r", "p", "q", "name", "n", "dims")}
+    tinybig = ("lphm_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=6, p=3, q=4, r=2),
         Case(dims=(4, 4), p=2),

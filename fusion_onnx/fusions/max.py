@@ -18,7 +18,7 @@ class MaxFusion(EntrywiseFusion):
     formula = "max x_i"
     exact = True
     bitwise = True
-    tinybig = {"max_fusion": ("name", "dims")}
+    tinybig = ("max_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, torch.maximum)

@@ -19,7 +19,7 @@ class MeanFusion(EntrywiseFusion):
 
     formula = "Σ x_i / k"
     bitwise = True
-    tinybig = {"average_fusion": ("dims", "name", "require_parameters"), "mean_fusion": ("name", "dims")}
+    tinybig = ("average_fusion", "mean_fusion")
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.add) / len(xs)

@@ -28,7 +28,7 @@ class MedianFusion(EntrywiseFusion):
     formula = "lower median of x_i"
     exact = True
     bitwise = True
-    tinybig = {"median_fusion": ("name", "dims")}
+    tinybig = ("median_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return select_median(xs, torch.minimum, torch.maximum)

@@ -30,7 +30,7 @@ class MetricFusion(EntrywiseFusion):
     """
 
     formula = "metric(x_1, ..., x_k)"
-    tinybig = {"metric_fusion": ("dims", "metric", "name")}
+    tinybig = ("metric_fusion",)
     bench_options = {"metric": "l2_norm"}
     cases = (
         Case(dims=(8, 8), metric="max"),

@@ -18,7 +18,7 @@ class MinFusion(EntrywiseFusion):
     formula = "min x_i"
     exact = True
     bitwise = True
-    tinybig = {"min_fusion": ("name", "dims")}
+    tinybig = ("min_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, torch.minimum)

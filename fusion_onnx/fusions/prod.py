@@ -19,7 +19,7 @@ class ProdFusion(EntrywiseFusion):
 
     formula = "Π x_i"
     bitwise = True
-    tinybig = {"prod_fusion": ("name", "dims")}
+    tinybig = ("prod_fusion",)
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.mul)

@@ -41,7 +41,7 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     formula = "[x_1 ... x_k] B diag(λ2) Aᵀ diag(λ1)"
     rule_l = "n + r"
     bench_options = {"r": 8}
-    tinybig = {"random_matrix_adaption_parameterized_concatenation_fusion": ("r", "name", "n", "dims")}
+    tinybig = ("random_matrix_adaption_parameterized_concatenation_fusion",)
     cases = (
         Case(dims=(4, 6, 2), n=5, r=2),
         Case(dims=(3, 3)),

@@ -18,7 +18,7 @@ class SumFusion(EntrywiseFusion):
 
     formula = "Σ x_i"
     bitwise = True
-    tinybig = {"summation_fusion": ("dims", "name", "require_parameters"), "sum_fusion": ("name", "dims")}
+    tinybig = ("summation_fusion", "sum_fusion")
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         return chain(xs, operator.add)

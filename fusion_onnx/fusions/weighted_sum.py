@@ -36,7 +36,7 @@ class WeightedSumFusion(EntrywiseFusion):
     formula = "Σ a_i x_i"
     bitwise = True
     rule_l = "0, or k if trained"
-    tinybig = {"weighted_summation_fusion": ("dims", "weights", "name")}
+    tinybig = ("weighted_summation_fusion",)
     cases = (
         Case(dims=(8, 8), weights=[0.25, -1.5]),
         Case(dims=(5, 5, 5), weights=[1.0, 0.1, 3.7]),
