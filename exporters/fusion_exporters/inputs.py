@@ -50,7 +50,9 @@ class Signature:
         axes = iter(self.axes)
         shapes = [dict(next(axes)) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
         nested: tuple[Any, ...] = pytree.tree_unflatten(shapes, spec)
-        return nested if self.starred is None else (*nested[: self.starred], nested[self.starred :])
+        if self.starred is None or len(nested) <= self.starred:  # an empty *args is no argument
+            return nested
+        return (*nested[: self.starred], nested[self.starred :])
 
 
 def signature(module: torch.nn.Module, example_inputs: Any, dynamic: Any, names: Sequence[str] | None) -> Signature:
