@@ -813,7 +813,7 @@ def _takes_any(method: types.FunctionType) -> bool:
 
 
 def _taking_any(method: Callable[..., int]) -> Callable[..., int]:
-    """Return the method with the specification's `*args, **kwargs`: more by position is taken, a new keyword refused."""
+    """Return the method with the specification's `*args, **kwargs`: more by position is taken, a new keyword is not."""
     parameters = list(inspect.signature(method).parameters.values())[1:]
     count = len([p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
     known = tuple(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))

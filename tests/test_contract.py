@@ -425,7 +425,7 @@ def test_methods_of_any_signature_take_them():
 
     assert Keywords(dims=[2, 2]).calculate_l([2, 2]) == 5
     assert Keywords(dims=[2, 2]).calculate_n([3], 1, factor=2) == 6
-    with pytest.raises(FusionError, match="calculate_n was given 'fcator'.*its keywords are dims, factor"):
+    with pytest.raises(FusionError, match=r"calculate_n was given 'fcator'.*its keywords are dims, factor"):
         Keywords(dims=[2, 2]).calculate_n(fcator=2)
     assert OwnArgs(dims=[2]).calculate_l(1, 2, any=3) == 8
     assert OwnKeywords(dims=[2]).calculate_l(1, any=3) == 1
