@@ -108,7 +108,7 @@ def _spelled(cls: Any, name: str) -> type[Fusion]:
                 f"{name}: its name is text; got {given['name']!r}. By position it takes {', '.join(order)}, as tinyBIG "
                 f"has it; give dims by keyword: {name}(dims=[4, 4])."
             )
-        super(spelled, self).__init__(**given)  # type: ignore[misc]
+        super(spelled, self).__init__(**given)
 
     __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *signature.parameters.values()]
