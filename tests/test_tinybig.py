@@ -177,7 +177,7 @@ def test_names_and_types_are_tinybigs(name):
         fusion.dims = [3, 3]
 
 
-def test_the_base_class_can_be_made_and_is_abstract():
+def test_the_base_class_can_be_made_and_is_abstract(tmp_path):
     fusion = tinybig.fusion([1, 2, 3], "mine", False)
     assert (fusion.get_name(), fusion.dims, fusion.get_num()) == ("mine", [1, 2, 3], 3)
     assert (tinybig.fusion().dims, tinybig.fusion().get_name()) == (None, "base_fusion")
@@ -200,6 +200,11 @@ def test_the_base_class_can_be_made_and_is_abstract():
 
     mine = Mine("x", dims=[2, 3], postprocess_function_configs={"function_class": "torch.nn.ReLU", "device": "cpu"})
     assert mine(x=[-torch.ones(1, 2), torch.ones(1, 3)], device="cpu").tolist() == [[0, 0, 1, 1, 1]]
+    x = [torch.randn(3, 2), torch.randn(3, 3)]
+    result = fusion_onnx.export(mine, (x,), tmp_path / "mine.onnx")  # a forward with *args that nothing is given for
+    assert result.verdict.passed
+    (y,) = fusion_onnx.Session(tmp_path / "mine.onnx").run(*(t.numpy() for t in x))
+    assert torch.equal(torch.from_numpy(y), mine(x))
 
 
 def test_metric_and_weights_are_where_tinybig_has_them():
