@@ -1,5 +1,6 @@
 """`function`: a named operation on tensors, the small base that `Fusion` shares with data transformations."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -54,14 +55,23 @@ class function:
         return x
 
     @staticmethod
-    def str_func_x(x: Tensor, func: str | Callable[..., Tensor], device: str = "cpu") -> Tensor:
-        """Apply one function, given by name or as a callable, to `x`."""
-        return function.func_x(x, func, device)
+    def str_func_x(x: Tensor, func: str | Callable[..., Tensor], device: str = "cpu", **parameters: Any) -> Tensor:
+        """Apply one function, given by name or as a callable, to `x`, with parameters by keyword."""
+        if parameters and isinstance(func, str):
+            return function.func_x(x, {"function_class": func, "function_parameters": parameters}, device)
+        return function.func_x(x, functools.partial(func, **parameters) if callable(func) else func, device)
 
     @staticmethod
-    def functions_to_configs(functions: Any) -> dict[str, Any] | list[dict[str, Any]] | None:
-        """Return the config of a function, the list of configs of several, or None for none."""
-        return _functions.to_configs(_functions.resolve(functions))
+    def functions_to_configs(
+        functions: Any, class_name: str = "function_class", parameter_name: str = "function_parameters"
+    ) -> dict[str, Any] | list[dict[str, Any]] | None:
+        """Return the config of a function, the list of configs of several, or None for none, under the given keys."""
+
+        def renamed(config: dict[str, Any]) -> dict[str, Any]:
+            return {class_name: config["function_class"], parameter_name: config["function_parameters"]}
+
+        configs = _functions.to_configs(_functions.resolve(functions))
+        return list(map(renamed, configs)) if isinstance(configs, list) else configs and renamed(configs)
 
 
 def not_given(instance: Any, method: str) -> NoReturn:

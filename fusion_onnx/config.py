@@ -32,9 +32,14 @@ def from_config(config: "Mapping[str, Any] | str") -> "Fusion":
             unknown, repeats a key, or is larger than 1 MiB or nested deeper than 16.
     """
     if isinstance(config, str):
-        config = _parse(config)
+        config = parse(config)
     if not isinstance(config, Mapping):
         raise FusionError(f"a config is a mapping or its JSON text; got {type(config).__name__}.")
+    if str(config.get("function_class")).startswith("tinybig."):
+        raise FusionError(
+            f"unknown strategy {config['function_class']!r}; configs of tinyBIG's are read by "
+            "fusion_onnx.tinybig.from_config."
+        )
     config = dict(_plain(config, MAX_DEPTH))
     if len(json.dumps(config)) > MAX_BYTES:
         raise FusionError(f"a config holds at most {MAX_BYTES} bytes.")
@@ -51,7 +56,9 @@ def from_config(config: "Mapping[str, Any] | str") -> "Fusion":
         raise FusionError(f"config: {name} cannot be made of {dict(parameters)!r:.200}: {error}") from error
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """Return what JSON text holds; raises FusionError where it is none, is too large, or repeats a key."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:

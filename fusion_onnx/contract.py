@@ -12,11 +12,15 @@ else is done here, once for all strategies:
 """
 
 import difflib
+import functools
 import inspect
 import json
+import operator
 import re
+import types
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -69,8 +73,11 @@ class Case:
         return strategy(dims=self.dims, **{**self.options, **options})
 
 
-class _Contract(type):
-    """Checks a fusion's options before its constructor runs, and records them after, so that no subclass has to."""
+class _Contract(ABCMeta):
+    """Checks a fusion's options before its constructor runs, and records them after, so that no subclass has to.
+
+    An ABCMeta, so that a fusion may inherit from an abstract class too.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls.__module__ == __name__ and cls.__name__ == "Fusion":
@@ -158,6 +165,10 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
             cls._leave_out_what_another_fuse_has()
             cls._fuse_as_written, cls._decompose_as_written = cls.fuse, cls.decompose
             cls._op = torch_op.declare(cls) if cls.is_strategy() else None
+        for name in ("calculate_n", "calculate_l"):
+            method = inspect.getattr_static(cls, name)
+            if isinstance(method, types.FunctionType) and not _takes_any(method):
+                setattr(cls, name, _taking_any(method))
 
     def __init__(
         self,
@@ -193,12 +204,16 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     # --- what a strategy gives ------------------------------------------------------------------------------------
 
-    def calculate_n(self, dims: Sequence[int] | None = None) -> int:
-        """Return n, the output's last dimension, for the given or the fusion's own input widths."""
+    def calculate_n(self, dims: Sequence[int] | None = None, *args: Any, **kwargs: Any) -> int:
+        """Return n, the output's last dimension, for the given or the fusion's own input widths.
+
+        A subclass writes it without `*args, **kwargs`. What callers give beyond its parameters is taken all the same:
+        by position without effect, as `calculate_l(dims)`; a keyword that it does not have is a FusionError.
+        """
         not_given(self, "calculate_n")
 
-    def calculate_l(self) -> int:
-        """Return l, the number of trainable parameters."""
+    def calculate_l(self, *args: Any, **kwargs: Any) -> int:
+        """Return l, the number of trainable parameters; written and called as `calculate_n` is."""
         not_given(self, "calculate_l")
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
@@ -279,13 +294,17 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
 
     # --- the contract's methods -----------------------------------------------------------------------------------
 
-    def forward(self, x: Sequence[Tensor], w: Tensor | None = None, device: str = "cpu") -> Tensor:
+    def forward(
+        self, x: Sequence[Tensor], w: Tensor | None = None, device: str = "cpu", *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Fuse k tensors (..., n_i) into one (..., n).
 
         Args:
             x: list or tuple of k floating tensors of one dtype and device; leading axes agree, and are batch axes.
             w: the trainable parameters, shape (l,) or (1, l); None where l = 0.
             device: kept for the contract's sake; the inputs decide.
+            *args: without effect.
+            **kwargs: there are none; a keyword that is not listed here is a FusionError.
 
         Raises:
             FusionError: the inputs or `w` break a rule; the message names the rule, the value and the fix.
@@ -293,6 +312,8 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """
         if type(self).fuse is Fusion.fuse:
             not_given(self, "forward")
+        if kwargs:
+            _refuse(self, "forward", kwargs, ("x", "w", "device"))
         xs, w, buffers = self._operands(x, w)
         if self._op is None or self._record is None:
             y = self._evaluate(xs, w, buffers)
@@ -301,12 +322,19 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         return self._postprocess(y) if self.processes("post_process") else y
 
     def get_dim(self, index: int) -> int:
-        """Return the width of input `index`; raises a ValueError that is also an IndexError where there is none."""
+        """Return the width of input `index`, from 0; raises a ValueError that is also an IndexError if there is none.
+
+        A negative index has none, nor has one that is no whole number.
+        """
         if self.dims is None:
-            raise _IndexError(f"get_dim({index}): dims is not set on {self.name!r}.")
-        if not -len(self.dims) <= index < len(self.dims):
-            raise _IndexError(f"get_dim({index}): {self.name!r} has {len(self.dims)} dims, {list(self.dims)}.")
-        return self.dims[index]
+            raise _IndexError(f"get_dim({index!r}): dims is not set on {self.name!r}.")
+        place = whole(index)
+        if place is None or not 0 <= place < len(self.dims):
+            raise _IndexError(
+                f"get_dim({index!r}): {self.name!r} has {len(self.dims)} dims, {list(self.dims)}; "
+                f"the index goes from 0 to {len(self.dims) - 1}."
+            )
+        return self.dims[place]
 
     def get_dims(self) -> list[int] | None:
         """Return the input widths, or None where they are not set."""
@@ -316,15 +344,19 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         """Return how many dims there are; 0 where they are not set."""
         return 0 if self.dims is None else len(self.dims)
 
-    def pre_process(self, x: Tensor, device: str = "cpu") -> Tensor:
+    def pre_process(self, x: Tensor, device: str = "cpu", *args: Any, **kwargs: Any) -> Tensor:
         """Apply the preprocess functions to a tensor, in order; a hook, which a subclass or an instance overrides.
 
         x: the inputs stacked along a new first axis where their shapes agree, else one after the other.
         """
+        if kwargs:
+            _refuse(self, "pre_process", kwargs, ("x", "device"))
         return self.func_x(x, self._checked_functions("pre_process"), device)
 
-    def post_process(self, x: Tensor, device: str = "cpu") -> Tensor:
+    def post_process(self, x: Tensor, device: str = "cpu", *args: Any, **kwargs: Any) -> Tensor:
         """Apply the postprocess functions to the output, in order; a hook, as `pre_process` is."""
+        if kwargs:
+            _refuse(self, "post_process", kwargs, ("x", "device"))
         return self.func_x(x, self._checked_functions("post_process"), device)
 
     def to_config(self) -> dict[str, Any]:
@@ -474,7 +506,7 @@ class Fusion(torch.nn.Module, function, metaclass=_Contract):
         for name in {name for base in mro[end:] if base is not Fusion for name in vars(base)} - own:
             if name in _OF_FUSE:
                 setattr(cls, name, vars(Fusion)[name])
-            elif hasattr(getattr(cls, name), "_fusion_onnx_form"):
+            elif hasattr(getattr(cls, name, None), "_fusion_onnx_form"):
                 setattr(cls, name, None)
 
     # --- names and options ----------------------------------------------------------------------------------------
@@ -758,10 +790,49 @@ def _checked_dims(dims: Any) -> tuple[int, ...] | None:
         return None
     if not isinstance(dims, (list, tuple)) or not dims:
         raise FusionError(f"dims is a list or tuple of at least one width; got {dims!r}.")
+    widths = []
     for d in dims:
-        if isinstance(d, bool) or not isinstance(d, int) or d < 1:
+        width = whole(d)
+        if width is None or width < 1:
             raise FusionError(f"dims are positive whole numbers; got {d!r} in {list(dims)!r}.")
-    return tuple(dims)
+        widths.append(width)
+    return tuple(widths)
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number of any kind, NumPy's too, as an int; None for what is none, and for a bool."""
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _takes_any(method: types.FunctionType) -> bool:
+    kinds = {parameter.kind for parameter in inspect.signature(method, follow_wrapped=False).parameters.values()}
+    return inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _taking_any(method: Callable[..., int]) -> Callable[..., int]:
+    """Return the method with the specification's `*args, **kwargs`: more by position is taken, a new keyword is not."""
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    count = len([p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
+    known = tuple(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    @functools.wraps(method)
+    def taking_any(self: Fusion, *args: Any, **kwargs: Any) -> int:
+        if kwargs and not open_ended and not kwargs.keys() <= set(known):
+            _refuse(self, method.__name__, kwargs, known)
+        return method(self, *args[:count], **kwargs)
+
+    return taking_any
+
+
+def _refuse(fusion: Fusion, method: str, given: Iterable[str], known: Sequence[str]) -> NoReturn:
+    """Raise the error of a keyword that a method does not have."""
+    key = next(key for key in given if key not in known)
+    takes = f"its keywords are {', '.join(known)}" if known else "it has no keywords"
+    raise _OptionError(f"{type(fusion).__name__}.{method} was given {key!r}, which it does not know; {takes}.")
 
 
 def _given_once(kind: str, given: Any, configs: Any) -> tuple[Callable[[Tensor], Tensor], ...]:

@@ -40,6 +40,47 @@ class Fault:
 
 FUSIONS = "fusion_onnx/fusions"
 FAULTS = (
+    # --- what callers do that the specification lets them
+    Fault(
+        "strategies: callers, an unknown keyword of calculate_l vanishes",
+        "fusion_onnx/contract.py",
+        "            _refuse(self, method.__name__, kwargs, known)\n",
+        "            kwargs = {}\n",
+        "test_contract",
+        "args_and_kwargs",
+    ),
+    Fault(
+        "strategies: callers, get_dim counts from the end",
+        "fusion_onnx/contract.py",
+        "not 0 <= place < len(self.dims)",
+        "not -len(self.dims) <= place < len(self.dims)",
+        "test_contract",
+        "test_get_dim",
+    ),
+    Fault(
+        "strategies: tinyBIG, the random matrices of a config are left behind",
+        "fusion_onnx/tinybig.py",
+        "        if matrix is not None:\n",
+        "        if matrix is None:\n",
+        "test_tinybig",
+        "come_along",
+    ),
+    Fault(
+        "strategies: tinyBIG, what a layer has learned is left behind",
+        "fusion_onnx/tinybig.py",
+        "own[key] = torch.nn",
+        "torch.nn",
+        "test_tinybig",
+        "come_along or comes_along",
+    ),
+    Fault(
+        "strategies: tinyBIG, positional parameters in another order",
+        "fusion_onnx/tinybig.py",
+        '"r p q name n dims"',
+        '"p q r name n dims"',
+        "test_tinybig",
+        "tinybigs_order",
+    ),
     # --- what a caller puts in a fusion's place
     Fault(
         "strategies: hooks, an overridden hook is not called without functions",

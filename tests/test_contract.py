@@ -1,7 +1,10 @@
 """The contract: every strategy at every case, classes written in other ways, classes that break it, and every error."""
 
+import abc
+import collections.abc
 import json
 import pickle
+from typing import Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -340,11 +343,27 @@ def test_dims_are_positive_whole_numbers(dims):
         fusion_onnx.create("sum", dims=dims)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array, torch.tensor])
+def test_whole_numbers_of_any_kind_are_taken(kind):
+    options = {"low_rank_concatenation": ("n", "r"), "kronecker_concatenation": ("n", "p", "q")}
+    options["random_matrix_adaptation"] = ("n", "r", "seed")
+    for name in fusion_onnx.names():
+        taken = {key: kind(2) for key in options.get(name, ())}
+        fusion = fusion_onnx.create(name, dims=[kind(2), kind(2)], **taken)
+        plain = fusion_onnx.create(name, dims=[2, 2], **dict.fromkeys(taken, 2))
+        assert json.dumps(fusion.to_config()) == json.dumps(plain.to_config())
+        assert fusion._record == plain._record
+        assert fusion.get_dim(kind(1)) == 2
+    for bad in (np.float64(2), np.bool_(True), np.int64(0), torch.tensor(2.0)):
+        with pytest.raises(FusionError, match="dims are positive whole numbers"):
+            fusion_onnx.create("sum", dims=[bad])
+
+
 def test_get_dim():
     fusion = fusion_onnx.create("concatenation", dims=(4, 6, 2))
     assert [fusion.get_dim(i) for i in range(3)] == [4, 6, 2]
-    for index in (3, -4, 100):
-        with pytest.raises(ValueError, match=rf"get_dim\({index}\): 'concatenation' has 3 dims, \[4, 6, 2\]"):
+    for index in (3, -1, -4, 100, None, 1.0, "1", True):
+        with pytest.raises(ValueError, match=rf"get_dim\({index!r}\): 'concatenation' has 3 dims, \[4, 6, 2\]"):
             fusion.get_dim(index)
         with pytest.raises(IndexError):
             fusion.get_dim(index)
@@ -352,6 +371,121 @@ def test_get_dim():
         fusion_onnx.create("concatenation").get_dim(0)
     fusion.get_dims().append(5)
     assert fusion.get_dims() == [4, 6, 2]
+
+
+# --- what callers do that the specification lets them -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fusion_onnx.names())
+def test_the_methods_take_the_specifications_args_and_kwargs(name):
+    case = fusion_onnx.get(name).cases[0]
+    fusion = case.create(fusion_onnx.get(name))
+    x, dims = [torch.rand(3, d) for d in case.dims], list(case.dims)
+    w = torch.rand(1, fusion.calculate_l()) if fusion.calculate_l() else None
+    assert fusion.calculate_l(dims) == fusion.calculate_l(dims, 7) == fusion.calculate_l()
+    assert fusion.calculate_n(dims, 7, "extra") == fusion.calculate_n(dims=dims) == fusion.calculate_n()
+    expected = fusion(x, w)
+    assert torch.equal(fusion(x, w, "cpu", "extra", 3), expected)
+    assert torch.equal(fusion.forward(x, w=w, device="cpu"), expected)
+    assert torch.equal(fusion.pre_process(x[0], "cpu", 1), x[0])
+    assert torch.equal(fusion.post_process(x=x[0], device="cpu"), x[0])
+    for call, known in (
+        (lambda: fusion.calculate_n(dims, dmis=1), "calculate_n was given 'dmis'.*its keywords are dims"),
+        (lambda: fusion.calculate_l(n=3), "calculate_l was given 'n'.*it has no keywords"),
+        (lambda: fusion(x, w, dtype=3), "forward was given 'dtype'.*its keywords are x, w, device"),
+        (lambda: fusion.pre_process(x[0], dim=1), "pre_process was given 'dim'.*its keywords are x, device"),
+        (lambda: fusion.post_process(x[0], dim=1), "post_process was given 'dim'.*its keywords are x, device"),
+    ):
+        with pytest.raises(FusionError, match=f"{type(fusion).__name__}.{known}"):
+            call()
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_methods_of_any_signature_take_them():
+    class Counts:
+        def calculate_l(self):
+            return 5
+
+    class Keywords(Counts, Fusion):
+        def calculate_n(self, dims=None, *, factor=1):
+            return factor * sum(dims or self.dims)
+
+    class OwnArgs(Keywords):
+        def calculate_l(self, *args, **kwargs):
+            return super().calculate_l(*args) + len(args) + len(kwargs)
+
+    class OwnKeywords(Keywords):
+        def calculate_l(self, **kwargs):
+            return len(kwargs)
+
+        @staticmethod
+        def calculate_n(dims=None):
+            return 4
+
+    assert Keywords(dims=[2, 2]).calculate_l([2, 2]) == 5
+    assert Keywords(dims=[2, 2]).calculate_n([3], 1, factor=2) == 6
+    with pytest.raises(FusionError, match=r"calculate_n was given 'fcator'.*its keywords are dims, factor"):
+        Keywords(dims=[2, 2]).calculate_n(fcator=2)
+    assert OwnArgs(dims=[2]).calculate_l(1, 2, any=3) == 8
+    assert OwnKeywords(dims=[2]).calculate_l(1, any=3) == 1
+    assert OwnKeywords(dims=[2]).calculate_n([2]) == 4
+    assert Keywords.calculate_n.__name__ == "calculate_n"
+
+
+def test_abstract_methods_say_so_whatever_they_are_given():
+    class Bare(Fusion):
+        pass
+
+    bare, x = Bare(), [torch.ones(2)]
+    for call, method in (
+        (lambda *args, **kwargs: bare.calculate_n(*args, **kwargs), "calculate_n"),
+        (lambda *args, **kwargs: bare.calculate_l(*args, **kwargs), "calculate_l"),
+        (lambda *args, **kwargs: bare(x, *args, **kwargs), "forward"),
+    ):
+        for args, kwargs in (((), {}), ((1,), {"k": 2}), ((1, 2, 3, 4), {}), ((), {"k": 2})):
+            with pytest.raises(NotImplementedError, match=rf"Bare does not give {method}\(\)"):
+                call(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "base", [abc.ABC, collections.abc.Sized, Generic[TypeVar("T")]], ids=["ABC", "Sized", "Generic"]
+)
+def test_a_fusion_inherits_from_other_kinds_of_classes(base):
+    class Abstract(Fusion, base):
+        @abc.abstractmethod
+        def scale(self):
+            """Give a factor."""
+
+        def __len__(self):
+            return self.get_num()
+
+        def calculate_n(self, dims=None):
+            return (dims or self.dims)[0]
+
+        def calculate_l(self):
+            return 0
+
+        def fuse(self, xs, w):
+            return sum(xs) * self.scale()
+
+        def decompose(self, op, xs, w):
+            return op.Mul(op.Sum(*xs), op.constant(self.scale()))
+
+    class TripleSumFusion(Abstract):
+        def scale(self):
+            return 3
+
+    with pytest.raises(TypeError, match="abstract"):
+        Abstract(dims=[2, 2])
+    fusion = TripleSumFusion(dims=[2, 2])
+    assert TripleSumFusion.strategy() == "triple_sum"
+    assert TripleSumFusion.is_strategy()
+    assert isinstance(fusion, getattr(base, "__origin__", base))
+    assert fusion([torch.ones(1, 2)] * 2).tolist() == [[6, 6]]
+    assert len(fusion) == 2
+    with pytest.raises(FusionError, match="has no option 'dmis'"):
+        TripleSumFusion(dmis=[2, 2])
 
 
 def _x(*shapes, dtype=torch.float32):

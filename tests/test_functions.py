@@ -293,3 +293,15 @@ def test_the_small_base():
         "torch.nn.Tanh",
     ]
     assert function.functions_to_configs(None) is None
+
+
+def test_the_helpers_take_tinybigs_keywords():
+    x = -torch.ones(2)
+    for func in ("leaky_relu", torch.nn.functional.leaky_relu):
+        assert function.str_func_x(x, func, "cpu", negative_slope=0.5).tolist() == [-0.5, -0.5]
+    with pytest.raises(FusionError, match="leaky_relu: got an unexpected keyword argument 'slope'"):
+        function.str_func_x(x, "leaky_relu", slope=0.5)
+    config = {"name": "torch.nn.ReLU", "options": {}}
+    assert function.functions_to_configs(torch.nn.ReLU(), "name", parameter_name="options") == config
+    assert function.functions_to_configs([torch.nn.ReLU()] * 2, "name", "options") == [config] * 2
+    assert function.functions_to_configs(None, "name") is None

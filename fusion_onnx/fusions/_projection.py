@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Fusion
+from fusion_onnx.contract import Array, Fusion, whole
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 
@@ -86,9 +86,10 @@ def cut(w: Array, *shapes: tuple[int, int]) -> list[Array]:
 
 def positive(name: str, value: Any) -> int:
     """Return the value; raise FusionError where it is not a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    number = whole(value)
+    if number is None or number < 1:
         raise FusionError(f"{name} is a whole number from 1 up; got {value!r}.")
-    return value
+    return number
 
 
 def divides(name: str, value: int, of: str, whole: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case
+from fusion_onnx.contract import Array, Case, whole
 from fusion_onnx.errors import FusionError
 from fusion_onnx.forms import form
 from fusion_onnx.fusions._projection import (
@@ -54,9 +54,10 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     ) -> None:
         super().__init__(dims, n=n, **base)
         self.r = positive("r", r)
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        number = whole(seed)
+        if number is None:
             raise FusionError(f"seed is a whole number; got {seed!r}.")
-        self.seed = seed
+        self.seed = number
         for name, matrix in zip("ab", self._draw(), strict=True):
             self.register_buffer(name, matrix.to(self.device))
 
