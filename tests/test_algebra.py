@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_left_alone(module, xs):
     assert done(result) == {}
     assert result.verdict.passed
     metadata = {p.key: p.value for p in result.model.metadata_props}
-    assert metadata["fusion_onnx.algebra"].startswith("nothing to do")
+    assert metadata["fusion_onnx.algebra"].startswith(("nothing to do", "not done: the linear layers of branches"))
 
 
 def test_what_comes_after_the_fusion_does_not_matter():

@@ -95,7 +95,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
         return []
     shared = [str(layer.weight.name) for x, layer in zip(xs, layers, strict=True) if x and layer and not _only_use(x)]
     if shared:
-        return [f"not done: the linear layers of {', '.join(shared)} have other users than the fusion"]
+        return [f"not done: the linear layers of {', '.join(dict.fromkeys(shared))} have other users than the fusion"]
     folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
     for layer, factor in zip(layers, factors.double().tolist(), strict=True):
         assert layer is not None

@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnxscript.values import Op, Opset
-from torch.export import _trace
 from torch.utils import _pytree as pytree
 
 from fusion_exporters import attention, doubles, operators
@@ -197,6 +196,8 @@ def _silence() -> contextlib.ExitStack:
         logger.setLevel(logging.CRITICAL)
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
+    from torch.export import _trace  # which imports the compiler
+
     vars(_trace)["print"] = lambda *args, **kwargs: None  # the graph so far, where an error stops it
     stack.callback(vars(_trace).pop, "print", None)
     return stack

@@ -42,7 +42,7 @@ class Repeatable:
         """Run the module on copies of the arguments, without gradients; return what it returns."""
         if self._written is None:  # watched, torch may take another way, with other roundings: that run only shows
             with self.undone(), torch.no_grad():
-                self.module(*copies(args))
+                self.module(*copies(args), **copies(keywords))
         with self.undone(), torch.no_grad():
             return self._freed(self.module(*copies(args), **copies(keywords)))
 
