@@ -29,6 +29,7 @@ def test_the_examples_run(tmp_path):
     assert {path.name for path in tmp_path.glob("*.onnx")} == {"two_views.onnx", "midrange.onnx"}
 
 
+@pytest.mark.slow
 def test_the_page_on_strategies_runs(tmp_path):
     page = (README.parent / "docs" / "strategies.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
