@@ -976,7 +976,7 @@ FAULTS = (
         "if interruption.happened():",
         "if False:",
         "test_words",
-        "ctrl_c and cut",
+        "ctrl_c_ends",
     ),
 )
 

@@ -424,3 +424,22 @@ def test_targets_give_mappings_and_keywords_and_say_what_is_drawn(tmp_path):
     assert [i.name for i in onnx.load(tmp_path / "two.onnx").graph.input] == ["x", "y"]
     assert [i.name for i in onnx.load(tmp_path / "three.onnx").graph.input] == ["x", "y", "scale"]
     assert fusion_onnx.Session(tmp_path / "three.onnx").metadata
+
+
+class Padded(nn.Module):
+    """Its inputs have the names that torch gives to what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, pad, add, linear, mul):
+        return nn.functional.pad(self.linear(pad) * mul, (0, 1)) + nn.functional.pad(add + linear, (0, 1))
+
+
+def test_inputs_have_names_that_torch_gives_to_what_it_computes():
+    example = (A, B, C, D)
+    result = export(Padded(), example, output_names=["pad_1"])
+    assert [i.name for i in result.model.graph.input] == ["pad", "add", "linear", "mul"]
+    assert [o.name for o in result.model.graph.output] == ["pad_1"]
+    assert result.verdict.passed

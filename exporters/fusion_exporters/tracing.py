@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import logging
 import sys
 import threading
@@ -66,6 +67,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     doubles.keep_scalars(program)
     doubles.keep_digits(program.model)
     _unwrap(program.model)
+    _distinct(program.model)
     return program.model
 
 
@@ -104,6 +106,30 @@ def _unwrap(model: ir.Model) -> None:
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
         if scopes[:1] == [""]:
             node.metadata_props[SCOPES] = repr([_own(scope) for scope in scopes[1:-1]] + scopes[-1:])
+
+
+def _distinct(model: ir.Model) -> None:
+    """Rename what within the graph has the name of an input or output: torch named its values without these."""
+    outer = {id(value): value for value in (*model.graph.inputs, *model.graph.outputs)}
+    names = {str(value.name) for value in outer.values()}
+    values = [
+        value
+        for graph in (model.graph, *model.graph.subgraphs())
+        for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
+        if id(value) not in outer
+    ]
+    taken = names | {str(value.name) for value in values}
+    for value in values:
+        if value.name in names:
+            old = str(value.name)
+            new = next(name for i in itertools.count(1) if (name := f"{old}_{i}") not in taken)
+            taken.add(new)
+            graph = value.graph if value.is_initializer() else None
+            if graph is not None:
+                del graph.initializers[old]
+            value.name = new
+            if graph is not None:
+                graph.initializers[new] = value
 
 
 def _own(path: str) -> str:
