@@ -17,7 +17,8 @@ import fusion_onnx
 from benchmarks import sanitizer
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime import _bound
-from fusion_onnx.runtime._probe import CPU, CUDA
+from fusion_onnx.runtime._plugin import OPENVINO
+from fusion_onnx.runtime._probe import CPU, CUDA, probe
 from tests import mischief
 
 _ELEMENTS = {
@@ -326,12 +327,26 @@ class Device:
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_new_values_on_the_host_reach_a_device_at_each_call(kind):
+def test_new_values_reach_openvino_at_each_call(kind):
+    """Its provider has a device of its own to ONNX Runtime, though it computes on the CPU."""
+    if not probe(OPENVINO).starts:
+        pytest.skip("OpenVINO does not start here")
+    session, _ = made("sum", (4, 4), provider="openvino")
+    x, y = kind(np.ones((3, 4), np.float32)), kind(np.ones((3, 4), np.float32))
+    call = session.bind(x, y)
+    for value in (5, 6):
+        x[...] = value
+        assert (call()[0] == value + 1).all()
+
+
+@pytest.mark.parametrize("provider", [CUDA, OPENVINO])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_new_values_on_the_host_reach_a_device_at_each_call(kind, provider):
     """ONNX Runtime copies an input of the host to a device when it is bound, and never again."""
     session, _ = made("sum", (4, 4))
     device = Device(session._ort_session)
     x, y = kind(np.ones((3, 4), np.float32)), kind(np.ones((3, 4), np.float32))
-    session._ort_session, session.providers = device, [CUDA, CPU]
+    session._ort_session, session.providers = device, [provider, CPU]
     call = session.bind(x, y, outputs=(out := kind(np.zeros((3, 4), np.float32))))
     for value in (5, 6, 7):
         x[...] = value

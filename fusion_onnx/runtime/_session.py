@@ -324,7 +324,7 @@ class Session:
 
     def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any], **more: Any) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
-        copies = not {*self.providers} <= {CPU, OPENVINO}
+        copies = {*self.providers} != {CPU}  # OpenVINO, too, reads a copy that is made when an input is bound
         return Bound(self._ort, session, names, read, written, values, self._where, self._rows, copies=copies, **more)
 
     def _run_bound(self, session: Any, feeds: dict[str, Any], tensors: bool) -> list[Any]:
