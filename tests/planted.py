@@ -295,8 +295,8 @@ FAULTS = (
     Fault(
         "files: an LSTM's time is declared as the example's",
         "exporters/fusion_exporters/tracing.py",
-        "with quiet(), _recurrent(), torch.no_grad():",
-        "with quiet(), torch.no_grad():",
+        "quiet(), _recurrent(),",
+        "quiet(),",
         "test_declared",
         "recurrent",
     ),
