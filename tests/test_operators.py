@@ -46,6 +46,9 @@ OPERATORS = {
     "remainder": lambda x, y: torch.remainder(x, y),
     "remainder of a number": lambda x, y: torch.remainder(3.3, y) + x,
     "remainder by a number": lambda x, y: torch.remainder(x, -0.7),
+    "quotient, rounded down": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+    "quotient by a number": lambda x, y: x // -0.7,
+    "quotient, rounded to 0": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
     "celu": lambda x, y: F.celu(x, 0.7),
     "hardsigmoid": lambda x, y: F.hardsigmoid(x),
     "hardswish": lambda x, y: F.hardswish(x),
@@ -258,3 +261,32 @@ def test_a_sample_of_torchs_operators(tmp_path):
     outcomes = [campaign.worst(trials) for found in results.values() for trials in found.values()]
     assert outcomes.count("right") > 10
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_integers_are_divided_as_integers():
+    """Beyond 2**24, where torch's translation goes by float32."""
+
+    class Quotients(nn.Module):
+        def forward(self, x, y):
+            modes = ("floor", "trunc")
+            return *(torch.div(x, y, rounding_mode=mode) for mode in modes), x // 7, x // -7, x % y, torch.fmod(x, y)
+
+    x, y = torch.tensor([[2**40 + 1, -(2**40) - 1, 7, -7, 8, -8]]), torch.tensor([[1, 1, 2, 2, -3, -3]])
+    for a, b in zip(*outputs(Quotients(), x, y), strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_infinities_are_tried_where_there_is_no_row_for_each(rows):
+    class Cut(nn.Module):
+        def __init__(self, most):
+            super().__init__()
+            self.most = most
+
+        def forward(self, x):
+            return x.clamp(-self.most, self.most)
+
+    args = (torch.rand(rows, 1),)
+    model = export(Cut(1e9), args, dynamic=None)
+    assert verify(Cut(1e9), model, args)
+    assert not verify(Cut(math.inf), model, args)

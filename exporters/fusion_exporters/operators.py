@@ -31,6 +31,9 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Tensor: _remainder,
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
+        aten.div.Tensor_mode: _divided,
+        aten.div.Scalar_mode: _divided,
+        aten.floor_divide.default: lambda self, other: _divided(self, other, "floor"),
         aten._log_softmax.default: _log_softmax,
         aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
         aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
@@ -209,6 +212,34 @@ def _remainder(self: Any, other: Any) -> Any:
     rest = op.Mod(x, y, fmod=1)
     apart = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
     return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
+
+
+def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    """Write a quotient that is rounded down, by the rest of the division, or towards 0; of integers, in integers."""
+    as_eager = _Computation(self, other)
+    x, y = as_eager.wide(self), as_eager.wide(other)
+    if as_eager.given.is_integer() and rounding_mode is not None:
+        quotient = op.Div(x, y)  # towards 0
+        if rounding_mode == "trunc" or not as_eager.given.is_signed():
+            return quotient
+        zero = as_eager.number(0)
+        rest = op.Sub(x, op.Mul(quotient, y))
+        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+        return op.Sub(quotient, op.Cast(below, to=as_eager.given))
+    if as_eager.given.is_integer():
+        return op.Div(op.Cast(x, to=ir.DataType.FLOAT), op.Cast(y, to=ir.DataType.FLOAT))
+    quotient, zero = op.Div(x, y), as_eager.number(0.0)
+    if rounding_mode == "trunc":
+        quotient = op.Where(op.Less(quotient, zero), op.Ceil(quotient), op.Floor(quotient))
+    elif rounding_mode == "floor":
+        rest = op.Mod(x, y, fmod=1)
+        whole = op.Div(op.Sub(x, rest), y)
+        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+        whole = op.Where(below, op.Sub(whole, as_eager.number(1.0)), whole)
+        down = op.Floor(whole)
+        down = op.Where(op.Greater(op.Sub(whole, down), as_eager.number(0.5)), op.Add(down, as_eager.number(1.0)), down)
+        quotient = op.Where(op.Equal(y, zero), quotient, down)
+    return as_eager.back(quotient)
 
 
 def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:

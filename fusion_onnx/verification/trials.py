@@ -85,7 +85,8 @@ def masks(args: tuple[Any, ...]) -> list[Trial]:
 def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
     """Return the inputs with NaN in one row of each floating one, and infinities in two others, where rows are.
 
-    Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's.
+    Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's. Where
+    there are too few, the infinities come by themselves.
     """
     leaves, spec = pytree.tree_flatten(args)
     generator = torch.Generator().manual_seed(6)
@@ -99,11 +100,23 @@ def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]
             row = (k + j * len(floating)) % len(rows)
             rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
         spoilt[i] = rows.reshape(tensor.shape)
-    return (
-        [Trial("NaN and Inf", pytree.tree_unflatten(spoilt, spec), True, optional=True, finite=False)]
-        if floating
-        else []
-    )
+    if not floating:
+        return []
+    tried = [("NaN and Inf", spoilt)]
+    if any((len(leaves[i]) if leaves[i].ndim else 1) < len(values) * len(floating) for i in floating):
+        for name, value in (("Inf", torch.inf), ("-Inf", -torch.inf)):
+            tried += [
+                (f"{name} in one", [_with(leaf, value) if j == i else leaf for j, leaf in enumerate(leaves)])
+                for i in floating
+            ]
+    return [Trial(n, pytree.tree_unflatten(v, spec), True, optional=True, finite=False) for n, v in tried]
+
+
+def _with(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    """Return the tensor with a value in its first place."""
+    flat = tensor.detach().flatten().clone()
+    flat[0] = value
+    return flat.reshape(tensor.shape)
 
 
 def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
