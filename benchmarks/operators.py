@@ -178,16 +178,18 @@ class Values:
     exact: list[torch.Tensor]
 
 
-NOT_FINITE = "with NaN and Inf: "
+NOT_FINITE = ("with NaN and Inf: ", "with Inf: ", "with -Inf: ")
 
 
 def values(module: Operator, args: tuple[torch.Tensor, ...]) -> Iterator[Values]:
     """Return what a file is tried on: the sample, its values in another order, and some that are not finite."""
     first, *rest = args
-    broken = first.clone().flatten()
-    broken[:1], broken[-1:] = float("nan"), float("inf")
     reverse = tuple(x.flatten().flip(0).reshape(x.shape) for x in args)
-    cases = [("", args), ("in another order: ", reverse), (NOT_FINITE, (broken.reshape(first.shape), *rest))]
+    cases = [("", args), ("in another order: ", reverse)]
+    for name, ends in zip(NOT_FINITE, (("nan", "inf"), ("inf", "inf"), ("-inf", "-inf")), strict=True):
+        broken = first.clone().flatten()
+        broken[:1], broken[-1:] = map(float, ends)
+        cases.append((name, (broken.reshape(first.shape), *rest)))
     for name, case in cases:
         torch.manual_seed(0)
         try:

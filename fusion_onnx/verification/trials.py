@@ -89,34 +89,30 @@ def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]
     there are too few, the infinities come by themselves.
     """
     leaves, spec = pytree.tree_flatten(args)
-    generator = torch.Generator().manual_seed(6)
     floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
-    spoilt = list(leaves)
+    if not floating:
+        return []
     values = (torch.nan, torch.inf, -torch.inf)
+    rows = min(len(leaves[i]) if leaves[i].ndim else 1 for i in floating)
+    together: dict[str, Sequence[float]] = {"NaN and Inf": values}
+    if rows < len(values) * len(floating):
+        together = dict(zip(("NaN and Inf", "Inf", "-Inf"), zip(values), strict=True))
+    tried = {name: _spoilt(leaves, floating, some) for name, some in together.items()}
+    return [Trial(n, pytree.tree_unflatten(v, spec), True, optional=True, finite=False) for n, v in tried.items()]
+
+
+def _spoilt(leaves: Sequence[Any], floating: Sequence[int], values: Sequence[float]) -> list[Any]:
+    """Return the leaves with the values in the floating ones, each in a row of its own as far as there are any."""
+    generator = torch.Generator().manual_seed(6)
+    spoilt = list(leaves)
     for k, i in enumerate(floating):
         tensor = spoilt[i] = leaves[i].detach().clone()
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
-        for j, value in enumerate(values[: 1 if len(rows) < len(values) * len(floating) else None]):
+        for j, value in enumerate(values):
             row = (k + j * len(floating)) % len(rows)
             rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
         spoilt[i] = rows.reshape(tensor.shape)
-    if not floating:
-        return []
-    tried = [("NaN and Inf", spoilt)]
-    if any((len(leaves[i]) if leaves[i].ndim else 1) < len(values) * len(floating) for i in floating):
-        for name, value in (("Inf", torch.inf), ("-Inf", -torch.inf)):
-            tried += [
-                (f"{name} in one", [_with(leaf, value) if j == i else leaf for j, leaf in enumerate(leaves)])
-                for i in floating
-            ]
-    return [Trial(n, pytree.tree_unflatten(v, spec), True, optional=True, finite=False) for n, v in tried]
-
-
-def _with(tensor: torch.Tensor, value: float) -> torch.Tensor:
-    """Return the tensor with a value in its first place."""
-    flat = tensor.detach().flatten().clone()
-    flat[0] = value
-    return flat.reshape(tensor.shape)
+    return spoilt
 
 
 def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
