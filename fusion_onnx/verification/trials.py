@@ -85,34 +85,25 @@ def masks(args: tuple[Any, ...]) -> list[Trial]:
 def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
     """Return the inputs with NaN in one row of each floating one, and infinities in two others, where rows are.
 
-    Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's. Where
-    there are too few, the infinities come by themselves.
+    Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's.
     """
     leaves, spec = pytree.tree_flatten(args)
-    floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
-    if not floating:
-        return []
-    values = (torch.nan, torch.inf, -torch.inf)
-    rows = min(len(leaves[i]) if leaves[i].ndim else 1 for i in floating)
-    together: dict[str, Sequence[float]] = {"NaN and Inf": values}
-    if rows < len(values) * len(floating):
-        together = dict(zip(("NaN and Inf", "Inf", "-Inf"), zip(values), strict=True))
-    tried = {name: _spoilt(leaves, floating, some) for name, some in together.items()}
-    return [Trial(n, pytree.tree_unflatten(v, spec), True, optional=True, finite=False) for n, v in tried.items()]
-
-
-def _spoilt(leaves: Sequence[Any], floating: Sequence[int], values: Sequence[float]) -> list[Any]:
-    """Return the leaves with the values in the floating ones, each in a row of its own as far as there are any."""
     generator = torch.Generator().manual_seed(6)
+    floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
     spoilt = list(leaves)
+    values = (torch.nan, torch.inf, -torch.inf)
     for k, i in enumerate(floating):
         tensor = spoilt[i] = leaves[i].detach().clone()
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
-        for j, value in enumerate(values):
+        for j, value in enumerate(values[: 1 if len(rows) < len(values) * len(floating) else None]):
             row = (k + j * len(floating)) % len(rows)
             rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
         spoilt[i] = rows.reshape(tensor.shape)
-    return spoilt
+    return (
+        [Trial("NaN and Inf", pytree.tree_unflatten(spoilt, spec), True, optional=True, finite=False)]
+        if floating
+        else []
+    )
 
 
 def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
