@@ -3,15 +3,16 @@
 Each operator of torch's database of operators, at several of its own samples, in float32, float16 and float64: the
 sample's first floating tensor goes through a `sum` fusion, all of its floating tensors are inputs. The module is
 exported by `fusion_onnx.export`, and the same with a plain addition by `torch.onnx.export`. ONNX Runtime alone, without
-this library's session, runs both files on the sample, on its values in another order, and with a NaN and an Inf among
-them, and a comparison that shares
-nothing with `fusion_onnx.verify` says whether they give what eager execution gives. `verify` then says what it finds.
+this library's session, runs both files on the sample, on its values in another order, and with NaN, Inf and -Inf in
+places, and a comparison that shares nothing with `fusion_onnx.verify` says whether they give what eager execution
+gives. `verify` then says what it finds.
 
     right      the file gives what eager gives, and verify passes it
+    known      the same but for NaN or Inf, where verify says that ONNX Runtime's own operator gives something else
+    infinite   the same but for Inf, and verify, whose battery tries more, had no row left to put one in
     refused    by both exports, or wrong by the plain export and refused by this library's
     alarm      refused by this library, right by the plain export
     passed     passed by verify, and wrong
-    known      passed by verify, which says that ONNX Runtime's own operator gives something else for NaN or Inf
 
 Written to docs: operators.json, operators.md. Each operator runs in a process of its own, with a time limit.
 """
@@ -49,7 +50,7 @@ MOST = 4e-3
 SIGMOID = 4e-8
 """What ONNX Runtime's Sigmoid in float32 is off by, times the largest input: `docs/differences.md` has it."""
 Results = dict[str, dict[str, list[dict[str, str]]]]
-OUTCOMES = ("right", "known", "refused", "alarm", "passed", "none")
+OUTCOMES = ("right", "known", "infinite", "refused", "alarm", "passed", "none")
 
 
 class Operator(torch.nn.Module):
@@ -178,16 +179,21 @@ class Values:
     exact: list[torch.Tensor]
 
 
-NOT_FINITE = "with NaN and Inf: "
+NAN, *INFINITE = NOT_FINITE = ("with NaN: ", "with Inf: ", "with -Inf: ")
+
+
+def _spoilt(x: torch.Tensor, name: str) -> torch.Tensor:
+    """Return it with what is not finite in its first and its last place."""
+    flat = x.clone().flatten()
+    flat[:1] = flat[-1:] = float(name.split()[-1].strip(":").lower())
+    return flat.reshape(x.shape)
 
 
 def values(module: Operator, args: tuple[torch.Tensor, ...]) -> Iterator[Values]:
     """Return what a file is tried on: the sample, its values in another order, and some that are not finite."""
-    first, *rest = args
-    broken = first.clone().flatten()
-    broken[:1], broken[-1:] = float("nan"), float("inf")
     reverse = tuple(x.flatten().flip(0).reshape(x.shape) for x in args)
-    cases = [("", args), ("in another order: ", reverse), (NOT_FINITE, (broken.reshape(first.shape), *rest))]
+    cases = [("", args), ("in another order: ", reverse)]
+    cases += [(name, tuple(_spoilt(x, name) for x in args)) for name in NOT_FINITE]
     for name, case in cases:
         torch.manual_seed(0)
         try:
@@ -278,6 +284,8 @@ def _outcome(record: dict[str, str], drawn: bool, known: bool) -> str:
         return "refused" if record["plain"] or drawn else "alarm"
     if known and record["ours"].startswith(NOT_FINITE):
         return "known"
+    if record["ours"].startswith(tuple(INFINITE)):
+        return "infinite"
     return "passed" if record["ours"] or drawn else "right"
 
 
@@ -359,7 +367,7 @@ def table(results: Results) -> str:
         plain = sum(all(not t.get("plain") for t in trials) for trials in per)
         cells = [str(counts[outcome]) for outcome in OUTCOMES]
         lines.append(f"| {dtype} | {len(per)} | {' | '.join(cells)} | {plain} |")
-    for outcome in ("passed", "alarm", "refused"):
+    for outcome in ("passed", "alarm", "infinite", "refused"):
         lines += ["", f"## {outcome}", "", "| operator | dtype | plain export | this library |", "|---|---|---|---|"]
         for name, found in sorted(results.items()):
             for dtype in DTYPES:
@@ -376,7 +384,7 @@ def table(results: Results) -> str:
 def worst(trials: Sequence[dict[str, str]]) -> str:
     """Return the outcome that an operator counts by."""
     outcomes = {t["outcome"] for t in trials}
-    return next((o for o in ("passed", "alarm", "refused", "known", "right") if o in outcomes), "none")
+    return next((o for o in ("passed", "alarm", "refused", "infinite", "known", "right") if o in outcomes), "none")
 
 
 def _cell(text: str) -> str:

@@ -31,6 +31,9 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Tensor: _remainder,
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
+        aten.div.Tensor_mode: _divided,
+        aten.div.Scalar_mode: _divided,
+        aten.floor_divide.default: lambda self, other: _divided(self, other, "floor"),
         aten._log_softmax.default: _log_softmax,
         aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
         aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
@@ -39,6 +42,9 @@ def translations() -> dict[Any, Any]:
         aten.mean.dim: _mean,
         aten.cross_entropy_loss.default: _cross_entropy,
         aten.angle.default: _angle,
+        aten.erfc.default: _erfc,
+        aten.special_erfc.default: _erfc,
+        aten.sinc.default: _sinc,
         aten.logcumsumexp.default: _logcumsumexp,
         aten.amax.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMax, self, dim, keepdim),
         aten.amin.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMin, self, dim, keepdim),
@@ -190,6 +196,43 @@ def _extreme(reduce: Any, x: Any, dim: Any, keepdim: bool) -> Any:
     return reduce(x, axes, keepdims=keepdim) if axes else reduce(x, keepdims=keepdim)
 
 
+_ERFC = (
+    -1.26551223,
+    1.00002368,
+    0.37409196,
+    0.09678418,
+    -0.18628806,
+    0.27886807,
+    -1.13520398,
+    1.48851587,
+    -0.82215223,
+    0.17087277,
+)
+"""Of log(erfc(x) exp(x²) / t) as a polynomial in t = 2 / (2 + x), relative error 1.2e-7: W. H. Press and others."""
+
+
+def _erfc(self: Any) -> Any:
+    """Write 1 − erf x, and above ½, where that cancels, an approximation with all of a float32's digits."""
+    as_eager = _Computation(self)
+    x = as_eager.wide(self)
+    plain = op.Sub(as_eager.number(1.0), op.Erf(x))
+    if as_eager.dtype == ir.DataType.DOUBLE:
+        return plain
+    t = op.Div(as_eager.number(2.0), op.Add(op.Abs(x), as_eager.number(2.0)))
+    sums = as_eager.number(_ERFC[-1])
+    for number in _ERFC[-2::-1]:
+        sums = op.Add(op.Mul(sums, t), as_eager.number(number))
+    large = op.Mul(t, op.Mul(op.Exp(op.Neg(op.Mul(x, x))), op.Exp(sums)))
+    return as_eager.back(op.Where(op.Greater(x, as_eager.number(0.5)), large, plain))
+
+
+def _sinc(self: Any) -> Any:
+    """Write sin(πx) / πx, of 0 one."""
+    as_eager = _Computation(self)
+    x = op.Mul(as_eager.wide(self), as_eager.number(math.pi))
+    return as_eager.back(op.Where(op.Equal(x, as_eager.number(0.0)), as_eager.number(1.0), op.Div(op.Sin(x), x)))
+
+
 def _angle(self: Any) -> Any:
     """Write π for what is below 0, else 0; NaN stays NaN."""
     if self.dtype.is_integer() or self.dtype == ir.DataType.BOOL:
@@ -209,6 +252,34 @@ def _remainder(self: Any, other: Any) -> Any:
     rest = op.Mod(x, y, fmod=1)
     apart = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
     return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
+
+
+def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    """Write a quotient that is rounded down, by the rest of the division, or towards 0; of integers, in integers."""
+    as_eager = _Computation(self, other)
+    x, y = as_eager.wide(self), as_eager.wide(other)
+    if as_eager.given.is_integer() and rounding_mode is not None:
+        quotient = op.Div(x, y)  # towards 0
+        if rounding_mode == "trunc" or not as_eager.given.is_signed():
+            return quotient
+        zero = as_eager.number(0)
+        rest = op.Sub(x, op.Mul(quotient, y))
+        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+        return op.Sub(quotient, op.Cast(below, to=as_eager.given))
+    if as_eager.given.is_integer():
+        return op.Div(op.Cast(x, to=ir.DataType.FLOAT), op.Cast(y, to=ir.DataType.FLOAT))
+    quotient, zero = op.Div(x, y), as_eager.number(0.0)
+    if rounding_mode == "trunc":
+        quotient = op.Where(op.Less(quotient, zero), op.Ceil(quotient), op.Floor(quotient))
+    elif rounding_mode == "floor":
+        rest = op.Mod(x, y, fmod=1)
+        whole = op.Div(op.Sub(x, rest), y)
+        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+        whole = op.Where(below, op.Sub(whole, as_eager.number(1.0)), whole)
+        down = op.Floor(whole)
+        down = op.Where(op.Greater(op.Sub(whole, down), as_eager.number(0.5)), op.Add(down, as_eager.number(1.0)), down)
+        quotient = op.Where(op.Equal(y, zero), quotient, down)
+    return as_eager.back(quotient)
 
 
 def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:
