@@ -20,8 +20,8 @@ from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.rows import SCENARIOS as BENCHED
 from fusion_onnx.bench.rows import Scenario, fusions, machine
+from fusion_onnx.file_format import facts_in
 from fusion_onnx.files import write_file
-from fusion_onnx.forms import facts_in
 
 SCENARIOS = (
     *BENCHED,
@@ -51,7 +51,7 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
     taken = _facts(fusion_onnx.export(layer, tuple(xs), verify=False))
     times = measured(calls, seconds)
     forms = fusion.forms()
-    best = min(times[form] for form in times if forms[form].faithful)
+    best = min(times[form] for form in times if forms[form].drop_in)
     operators = measured(bare, seconds) if bare else {}
     return {
         "strategy": name,

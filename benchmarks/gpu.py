@@ -24,7 +24,7 @@ from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS
 from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
-from fusion_onnx.forms import facts_in
+from fusion_onnx.file_format import facts_in
 
 ROOT = Path(__file__).parent.parent
 DTYPES = ("float32", "float16", "bfloat16")

@@ -12,8 +12,7 @@ Importing this package brings neither torch, onnx nor onnxruntime; each comes in
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fusion_onnx.errors import FusionError
-from fusion_onnx.extras import explained
+from fusion_onnx.errors import FusionError, explained
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_exporters import ExportError as ExportError
@@ -32,9 +31,9 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.contract import Fusion as Fusion
     from fusion_onnx.contract import Fusion as fusion  # noqa: F401
     from fusion_onnx.contract import function as function
-    from fusion_onnx.forms import form as form
-    from fusion_onnx.functions import register_function as register_function
-    from fusion_onnx.layer import FusionLayer as FusionLayer
+    from fusion_onnx.contract.callables import register_function as register_function
+    from fusion_onnx.contract.form import form as form
+    from fusion_onnx.contract.layer import FusionLayer as FusionLayer
     from fusion_onnx.registry import create as create
     from fusion_onnx.registry import get as get
     from fusion_onnx.registry import names as names
@@ -53,7 +52,7 @@ _HOME = {
     "ExportError": "fusion_exporters",
     "ExportResult": "fusion_exporters",
     "Fusion": "fusion_onnx.contract",
-    "FusionLayer": "fusion_onnx.layer",
+    "FusionLayer": "fusion_onnx.contract.layer",
     "InputError": "fusion_onnx.runtime",
     "Session": "fusion_onnx.runtime",
     "SessionError": "fusion_onnx.runtime",
@@ -63,7 +62,7 @@ _HOME = {
     "attach": "fusion_exporters",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",
-    "form": "fusion_onnx.forms",
+    "form": "fusion_onnx.contract.form",
     "from_config": "fusion_onnx.config",
     "function": "fusion_onnx.contract",
     "fusion": "fusion_onnx.contract",
@@ -71,7 +70,7 @@ _HOME = {
     "locate": "fusion_onnx.verification",
     "names": "fusion_onnx.registry",
     "register": "fusion_onnx.registry",
-    "register_function": "fusion_onnx.functions",
+    "register_function": "fusion_onnx.contract.callables",
     "to_config": "fusion_onnx.config",
     "translations": "fusion_exporters",
     "tune": "fusion_exporters",

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import fusion_onnx
 from fusion_onnx import interruption
-from fusion_onnx.extras import explained
+from fusion_onnx.errors import explained
 from fusion_onnx.files import vacant, write_file, written
 
 if TYPE_CHECKING:
@@ -482,9 +482,7 @@ def _other_numbers(config: Any) -> dict[str, str]:
         forms = fusion_onnx.from_config(config).forms()
     except (ImportError, ValueError):  # without PyTorch, or a strategy of somebody else's
         return {}
-    said = {
-        name: ("other bits", "other Inf and NaN")[form.bitwise] for name, form in forms.items() if not form.faithful
-    }
+    said = {name: ("other bits", "other Inf and NaN")[form.bitwise] for name, form in forms.items() if not form.drop_in}
     return {name: f"on request: {why}" for name, why in said.items()}
 
 

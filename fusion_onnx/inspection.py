@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusion_onnx.forms import facts_in
+from fusion_onnx.file_format import facts_in
 from fusion_onnx.runtime import ModelHeader, read_header
 
 DOMAIN = "fusion_onnx"

@@ -23,7 +23,8 @@ from fusion_onnx import registry
 from fusion_onnx.contract import Case, Fusion
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
-from fusion_onnx.verification.tolerance import Measured, Tolerance, derived, outputs
+from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.tolerance import MeasuredTolerance, Tolerance, derived
 from fusion_onnx.verification.verdict import plain
 
 if TYPE_CHECKING:
@@ -324,14 +325,14 @@ def _program(
 ) -> _Program:
     args: tuple[Any, ...] = (xs,) if w is None else (xs, w)
     model = fusion_onnx.export(fusion, args, verify=False).model.SerializeToString()
-    measured = None
+    measured, run = None, Repeatable(fusion)
     runs = []
     for values, tensors, given in calls:
         tried: tuple[Any, ...] = (tensors,) if given is None else (tensors, given)
-        (eager,) = outputs(fusion, tried)
-        tolerance = derived(fusion, tensors, given) if fusion.is_bare() else None
+        (eager,) = run.outputs(tried)
+        tolerance = derived(fusion.in_form(), tensors, given) if fusion.is_bare() else None
         if tolerance is None:
-            measured = measured or Measured(fusion, fusion)
+            measured = measured or MeasuredTolerance(run.outputs, fusion)
             (tolerance,) = measured(tried, [eager], hostile=True)
         inputs = [t.numpy() for t in (tensors if given is None else [*tensors, given])]
         runs.append(_Run(values, inputs, eager, tolerance))

@@ -187,7 +187,7 @@ def _of_fusion(module: "torch.nn.Module") -> Any:
     import torch
 
     from fusion_onnx.contract import Fusion
-    from fusion_onnx.layer import FusionLayer
+    from fusion_onnx.contract.layer import FusionLayer
 
     fusion = module.fusion if isinstance(module, FusionLayer) else module
     if not isinstance(fusion, Fusion) or fusion.dims is None:

@@ -29,9 +29,9 @@ from torch import Tensor
 from fusion_onnx import config as _config
 from fusion_onnx import registry
 from fusion_onnx.contract import Case, Fusion
+from fusion_onnx.contract.layer import FusionLayer
 from fusion_onnx.errors import FusionError
-from fusion_onnx.layer import FusionLayer
-from fusion_onnx.torch_op import DOMAIN
+from fusion_onnx.file_format import DOMAIN
 
 if TYPE_CHECKING:
     from fusion_onnx.assertion import assert_parity as assert_parity
@@ -254,7 +254,7 @@ def _agree(trial: _Trial, where: str) -> None:
     _demand(result.dtype == np.float64, f"the reference gives {result.dtype} where the inputs are float64")
     y, expected = trial(), torch.from_numpy(np.array(result))
     _demand(y.shape == expected.shape, f"the reference gives {_of(expected)}, where the output is {_of(y)}")
-    if not (trial.fusion.entrywise or trial.fusion.exact):
+    if not (trial.fusion.entrywise or trial.fusion.selects_only):
         undecided = y.isinf() & expected.isnan() | y.isnan() & expected.isinf()
         infinite = torch.stack([x.isinf().any(-1) for x in trial.xs]).any(0).unsqueeze(-1)
         y, expected = (t.masked_fill(undecided & infinite, 0.0) for t in (y, expected))
@@ -516,10 +516,13 @@ def check_torch_export(cls: type[Fusion], case: Case) -> None:
     program = torch.export.export(trial.fusion, (trial.xs, trial.w), dynamic_shapes=shapes)
     _near(_result(program.module()(trial.xs, trial.w)), trial(), "the exported program's output")
     _near(_result(program.module()(other.xs, other.w)), other(), "the exported program's output at another batch size")
-    if cls.is_strategy() and trial.fusion._record is not None:  # None: an option is no plain data, so it is traced
+    if (
+        cls.is_strategy() and trial.fusion.signature.config is not None
+    ):  # None: an option is no plain data, so it is traced
         ours = [n.target for n in program.graph.nodes if str(n.target).startswith(f"{DOMAIN}.")]
-        _demand(ours == [cls._op], f"the nodes of the domain {DOMAIN} are {[str(t) for t in ours]}, not [{cls._op}]")
-        _demand(str(cls._op).startswith(f"{DOMAIN}.{cls.strategy()}"), f"the node is {cls._op}, not {cls.strategy()}")
+        op = trial.fusion.signature.op
+        _demand(ours == [op], f"the nodes of the domain {DOMAIN} are {[str(t) for t in ours]}, not [{op}]")
+        _demand(str(op).startswith(f"{DOMAIN}.{cls.strategy()}"), f"the node is {op}, not {cls.strategy()}")
 
 
 @_check

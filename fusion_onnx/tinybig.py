@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion_onnx import functions
-from fusion_onnx.base import function as function
 from fusion_onnx.config import parse
-from fusion_onnx.contract import Fusion
+from fusion_onnx.contract import Fusion, callables
+from fusion_onnx.contract.function import function as function
 from fusion_onnx.errors import FusionError
 from fusion_onnx.fusions import _folder
 
@@ -243,8 +242,8 @@ def _function(config: Any) -> Callable[[Tensor], Tensor]:
         )
     path = f"torch.nn.{name}" if prefix.startswith("torch.nn.modules.") else path
     if _is_dump(parameters):
-        return _module(path, functions.lookup(path), parameters)
-    (built,) = functions.resolve({"function_class": path, "function_parameters": parameters})
+        return _module(path, callables.lookup(path), parameters)
+    (built,) = callables.resolve({"function_class": path, "function_parameters": parameters})
     return built
 
 

@@ -15,10 +15,12 @@ import torch
 import fusion_onnx
 from fusion_onnx import Case, Session, export
 from fusion_onnx.verification import battery
+from fusion_onnx.verification.arguments import Arguments
 from fusion_onnx.verification.compare import judge
-from fusion_onnx.verification.eager import Judge, Trial
 from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.subject import Subject
 from fusion_onnx.verification.verdict import Finding
+from fusion_onnx.verification.verify import Judge, Trial
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 NAMES = fusion_onnx.names()
@@ -96,13 +98,13 @@ def run(name: str, dtype: torch.dtype) -> tuple[Ratio, list[Finding]]:
         fusion = case.create(fusion_onnx.get(name))
         example = arguments(fusion, 3, dtype, torch.Generator().manual_seed(0))
         session = Session(export(fusion, example, verify=False).model, "cpu", threads=1)
-        verdicts = Judge(Repeatable(fusion), example, session.providers)
+        verdicts = Judge(Subject(Repeatable(fusion), Arguments(example)), session.providers)
         for label, call in trials(fusion, dtype):
             with torch.no_grad():
                 eager = fusion(*call)
             xs, *w = call
             (model,) = session.run(*xs, *w)
-            (tolerance,) = verdicts(Trial(label, call, True), [eager])
+            (tolerance,) = verdicts(Trial(label, Arguments(call), True), [eager])
             finding = judge(f"{name} {case} {result.dtype} {label}", "y", eager, model, tolerance)
             if tolerance.bits:
                 within = replace(tolerance, bits=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 import fusion_onnx
 from fusion_exporters import ExportError
-from fusion_onnx.forms import algebra_in
+from fusion_onnx.file_format import algebra_in
 from fusion_onnx.verification.locate import locate
 
 WEIGHTED = {

@@ -10,7 +10,7 @@ import torch
 
 import fusion_onnx
 from fusion_onnx import Case, Fusion, create, export, verify
-from fusion_onnx.arithmetic import Arithmetic
+from fusion_onnx.contract.rounding import Arithmetic
 from fusion_onnx.verification import battery
 from fusion_onnx.verification.tolerance import BITS, DERIVED, MEASURED, array, derived
 from tests.ratios import arguments

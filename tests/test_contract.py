@@ -155,7 +155,7 @@ class TableFusion(ShiftedSumFusion):
 def test_an_unpickled_fusion_needs_nothing_that_was_made_before(monkeypatch):
     fusion = TableFusion([2, 2], table=[1.0, 2.0])
     data = pickle.dumps(fusion)
-    monkeypatch.setattr("fusion_onnx.torch_op._STAND_INS", {})  # as in a fresh process
+    monkeypatch.setattr("fusion_onnx.contract.torch_op._PROTOTYPES", {})  # as in a fresh process
     assert pickle.loads(data)([torch.ones(2)] * 2, torch.ones(1)).tolist() == [2, 3]  # noqa: S301 - pickled right here
 
 
@@ -228,10 +228,10 @@ def test_the_suite_catches_a_broken_fuse(check):
         ("check_config", {"__init__": _init(option={1, 2})}),
         ("check_construction", {"options": classmethod(lambda cls: {**Fusion.options(), "no_such_option": None})}),
         ("check_shape", {"__init__": _forgets}),
-        ("check_rounding", {"_evaluate": lambda self, xs, w, buffers: self.fuse(xs, w)}),
+        ("check_rounding", {"evaluate": lambda self, xs, w, buffers: self.fuse(xs, w)}),
         ("check_dims", {"get_num": lambda self: 1}),
         ("check_wrong_inputs", {"check_inputs": lambda self, x: list(x)}),
-        ("check_wrong_parameters", {"_checked_w": lambda self, w, xs: None}),
+        ("check_wrong_parameters", {"operands": lambda self, x, w: (self.check_inputs(x), None, [])}),
         ("check_reference", {"reference": lambda self, xs, w: xs[0] * xs[1]}),
         ("check_reference", {"reference": lambda self, xs, w: np.nan_to_num(xs[0] * xs[1] + xs[1], posinf=np.inf)}),
         ("check_reference", {"reference": lambda self, xs, w: (xs[0] * xs[1] + xs[1]).astype(np.float32)}),
@@ -352,7 +352,7 @@ def test_whole_numbers_of_any_kind_are_taken(kind):
         fusion = fusion_onnx.create(name, dims=[kind(2), kind(2)], **taken)
         plain = fusion_onnx.create(name, dims=[2, 2], **dict.fromkeys(taken, 2))
         assert json.dumps(fusion.to_config()) == json.dumps(plain.to_config())
-        assert fusion._record == plain._record
+        assert fusion.signature == plain.signature
         assert fusion.get_dim(kind(1)) == 2
     for bad in (np.float64(2), np.bool_(True), np.int64(0), torch.tensor(2.0)):
         with pytest.raises(FusionError, match="dims are positive whole numbers"):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fusion_onnx import Session, export
 from fusion_onnx.runtime import TensorInfo
-from fusion_onnx.verification.declared import false_shapes
+from fusion_onnx.verification.shapes import false_shapes
 
 AXES = {0: "batch", 1: "time"}
 

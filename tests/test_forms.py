@@ -15,7 +15,7 @@ from fusion_exporters.choice import Chooser, _candidates
 from fusion_exporters.costs import RATES
 from fusion_exporters.tuning import Measured, measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
-from fusion_onnx.forms import facts_in, forms_in
+from fusion_onnx.file_format import facts_in, forms_in
 from fusion_onnx.fusions.sum import SumFusion
 from fusion_onnx.runtime._wire import Message
 from fusion_onnx.runtime.fused.program import compile_function
@@ -236,7 +236,7 @@ def test_without_a_wish_bits_infinities_and_nan_stay_those_of_eager_execution(pr
         fusion = made(name)
         for rows in (1, 16, 4096):
             taken = chosen(fusion, rows, provider=provider)
-            assert fusion.forms()[taken.form].faithful
+            assert fusion.forms()[taken.form].drop_in
 
 
 def kernel(fusion, rows, form):
@@ -262,7 +262,7 @@ def test_the_rule_against_what_was_measured(times, many):
             if times == "forms":  # forms that are the same kernel differ by noise alone
                 kernels = {f: kernel(fusion, scenario.rows, f) for f in timed}
                 alike += [f for f in timed if kernels[f] == kernels[taken] is not None]
-            best = min(timed[f] for f in timed if fusion.forms()[f].faithful)
+            best = min(timed[f] for f in timed if fusion.forms()[f].drop_in)
             regrets[name, scenario.name] = min(timed[f] for f in alike) / best
     assert len(regrets) > many
     assert max(regrets.values()) < 1.3, sorted(regrets.items(), key=lambda item: -item[1])[:5]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import fusion_onnx
-from fusion_onnx import FusionError, function, functions, register_function
+from fusion_onnx import FusionError, function, register_function
+from fusion_onnx.contract import callables
 
 X = [torch.tensor([[-1.0, 2.0], [3.0, -4.0]]), torch.tensor([[5.0, -6.0], [-7.0, 8.0]])]
 RELU_SUM = [[5.0, 2.0], [3.0, 8.0]]
@@ -197,16 +198,16 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", functions._FUNCTIONAL + functions._TORCH)
+@pytest.mark.parametrize("name", callables._FUNCTIONAL + callables._TORCH)
 def test_every_listed_name_is_a_function(name):
-    assert callable(functions.lookup(name))
+    assert callable(callables.lookup(name))
     config = {"function_class": name, "function_parameters": ARGUMENTS.get(name, {})}
-    (one,) = functions.resolve(config)
-    assert functions.to_config(one)["function_parameters"] == config["function_parameters"]
-    (again,) = functions.resolve(functions.to_config(one))
-    assert functions.to_config(again) == functions.to_config(one)
+    (one,) = callables.resolve(config)
+    assert callables.to_config(one)["function_parameters"] == config["function_parameters"]
+    (again,) = callables.resolve(callables.to_config(one))
+    assert callables.to_config(again) == callables.to_config(one)
     if not config["function_parameters"]:
-        assert one is again is functions.lookup(name)
+        assert one is again is callables.lookup(name)
 
 
 MODULES = {
@@ -229,19 +230,19 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("name", functions._MODULES)
+@pytest.mark.parametrize("name", callables._MODULES)
 def test_every_listed_module_round_trips(name):
-    (module,) = functions.resolve({"function_class": name, "function_parameters": MODULES.get(name, {})})
-    config = functions.to_config(module)
-    (again,) = functions.resolve(config)
+    (module,) = callables.resolve({"function_class": name, "function_parameters": MODULES.get(name, {})})
+    config = callables.to_config(module)
+    (again,) = callables.resolve(config)
     assert type(again) is type(module) is getattr(torch.nn, name)
     assert repr(again) == repr(module)
-    assert functions.to_config(again) == config
+    assert callables.to_config(again) == config
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in module.state_dict().items()}
 
 
 def test_a_registered_function_has_a_name(monkeypatch):
-    monkeypatch.setattr(functions, "_registered", {})
+    monkeypatch.setattr(callables, "_registered", {})
 
     def double(x):
         return 2 * x

@@ -17,7 +17,7 @@ import fusion_onnx
 from fusion_exporters.choice import AUTO, FASTEST, NOTE
 from fusion_exporters.graph import fusion_of
 from fusion_onnx.contract import Fusion
-from fusion_onnx.torch_op import DOMAIN
+from fusion_onnx.file_format import DOMAIN
 
 _EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
 _SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
@@ -89,7 +89,8 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
     if not all(layers) or not all(p is not None and p.is_initializer() for p in parameters):
         return []
     tensors = [torch.from_numpy(_numbers(p).copy()) for p in parameters]
-    buffers, w = tensors[: len(fusion._buffer_names)], tensors[len(fusion._buffer_names) :]
+    count_of_buffers = len(fusion.signature.buffers)
+    buffers, w = tensors[:count_of_buffers], tensors[count_of_buffers:]
     factors = fusion.coefficients(count, w[0] if w else None, *buffers)
     if factors is None:
         return []
@@ -182,10 +183,9 @@ def _before(
     form: str = AUTO,
 ) -> ir.Value:
     """Put another fusion's node before a node; return its result, which has the type and shape of `like`."""
-    assert fusion._record is not None
     attributes: dict[str, Any] = {
-        "config": fusion._record,
-        "torch_op": str(fusion._op),
+        "config": fusion.signature.config,
+        "torch_op": str(fusion.signature.op),
         "count": node.attributes["count"].as_int(),
         "form": form,
     }

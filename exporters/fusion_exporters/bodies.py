@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir import tensor_adapters
 from onnxscript import build_function
 from onnxscript._internal.builder import OpBuilder, make_value
 
 from fusion_exporters.inputs import ExportError
 from fusion_onnx.contract import Fusion
-from fusion_onnx.torch_op import DOMAIN
-
-_LOW_PRECISION = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.file_format import DOMAIN
 
 
 class NotOffered(ExportError):
@@ -54,45 +54,45 @@ class Operators:
 
 
 def build_body(
-    fusion: Fusion, inputs: Sequence[ir.Value], count: int, buffers: Sequence[str], opset: int
+    written: WrittenFusion, inputs: Sequence[ir.Value], count: int, buffers: Sequence[str], opset: int
 ) -> ir.Function:
-    """Return the ONNX function of a fusion for a node with these inputs, the first `count` of which are fused.
+    """Return the ONNX function of a fusion, in a form, for a node with these inputs; the first `count` are fused.
 
     The function's inputs are x1 ... xk, the fusion's buffers, and w; its output is y. float16 and bfloat16 are
     computed in float32 and rounded once at the end, as eager execution does, unless the fusion does no arithmetic.
     """
-    cls = type(fusion)
-    if cls.fuse is not cls._fuse_as_written and cls.decompose is cls._decompose_as_written:
+    fusion, cls = written.fusion, type(written.fusion)
+    if cls.inherits_decompose():
         raise ExportError(
             f"{cls.__name__}.fuse was replaced, and decompose writes the one before. Subclass {cls.__name__} instead."
         )
     first = inputs[0]
     assert first.dtype is not None and first.shape is not None
     dtype, rank = first.dtype, len(first.shape)
-    widen = dtype in _LOW_PRECISION and not fusion.exact
+    wide = _computes_in(fusion, dtype)
     names = [f"x{i}" for i in range(1, count + 1)] + list(buffers)
     names += ["w"] * (len(inputs) - len(names))
     asked_rank = False
 
     def trace(builder: OpBuilder, *values: ir.Value) -> Any:
         nonlocal asked_rank
-        op = Operators(builder, rank, ir.DataType.FLOAT if widen else dtype)
-        if widen:
-            values = tuple(builder.Cast(v, to=ir.DataType.FLOAT.value) for v in values)
+        op = Operators(builder, rank, wide)
+        if wide != dtype:
+            values = tuple(builder.Cast(v, to=wide.value) for v in values)
         held = count + len(buffers)
         w = values[held] if len(values) > held else None
         try:
-            y = fusion.decompose(op, list(values[:count]), w, *values[count:held])
+            y = written.decompose(op, list(values[:count]), w, *values[count:held])
         except Exception as error:
-            raise ExportError(f"{_method(fusion)} failed: {type(error).__name__}: {error}") from error
+            raise ExportError(f"{written.method} failed: {type(error).__name__}: {error}") from error
         if y is NotImplemented:
-            raise NotOffered(f"{fusion.strategy()} has nothing to offer in the form {fusion.form!r} for these inputs")
+            raise NotOffered(f"{fusion.strategy()} has nothing to offer in the form {written.form!r} for these inputs")
         if not isinstance(y, ir.Value):
             raise ExportError(
-                f"{_method(fusion)} returns one value, what an operator gave, as in op.Add(x, y); "
+                f"{written.method} returns one value, what an operator gave, as in op.Add(x, y); "
                 f"got {type(y).__name__}. Numbers go in as op.constant(2)."
             )
-        if widen:
+        if wide != dtype:
             y = builder.Cast(y, to=dtype.value)
         elif any(y is v for v in values):
             y = builder.Identity(y)
@@ -108,20 +108,20 @@ def build_body(
         attributes=[ir.Attr("config", ir.AttributeType.STRING, None)],
         opset_imports={"": opset},
     )
-    body.name = function_name(fusion, count, dtype, rank if asked_rank else None)
+    body.name = function_name(written, count, dtype, rank if asked_rank else None)
     _tidy(body)
     return body
 
 
-def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | None) -> str:
+def function_name(written: WrittenFusion, count: int, dtype: ir.DataType, rank: int | None) -> str:
     """Return a name that carries all that a body depends on: strategy, form, widths or k, options, dtype, rank.
 
     `median_k3`, `low_rank_concatenation_4_6_2_n5_r2`, `sum_variadic_k9_float16`, `mean_k2_float64`.
     """
-    assert fusion._record is not None
-    options = json.loads(fusion._record)["function_parameters"]
+    fusion = written.fusion
+    options = fusion.signature.options
     dims = options.pop("dims", None)
-    parts = [fusion.strategy(), *([fusion.form] if fusion.form else [])]
+    parts = [fusion.strategy(), *([] if written.is_default else [written.form])]
     parts += [str(d) for d in dims] if fusion.needs_dims and dims and count <= 8 else [f"k{count}"]
     if fusion.needs_dims and dims and count > 8:
         parts.append("d" + digest(dims))
@@ -141,13 +141,14 @@ def function_name(fusion: Fusion, count: int, dtype: ir.DataType, rank: int | No
     return re.sub(r"\W", "_", "_".join(parts))
 
 
-def _method(fusion: Fusion) -> str:
-    return f"{type(fusion).__name__}.{fusion.forms()[fusion.form].method if fusion.form else 'decompose'}"
-
-
 def digest(value: Any) -> str:
     """Return eight hexadecimal digits that tell this plain data from other."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _computes_in(fusion: Fusion, dtype: ir.DataType) -> ir.DataType:
+    """Return the type in which a fusion's body computes."""
+    return tensor_adapters.from_torch_dtype(fusion.computes_in(tensor_adapters.to_torch_dtype(dtype)))
 
 
 def _typed(value: ir.Value) -> ir.TypeAndShape:

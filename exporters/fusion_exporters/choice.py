@@ -26,7 +26,6 @@ class Chosen:
     text: the body's bytes without its name, which tell it from another of the same name.
     """
 
-    fusion: Fusion
     body: ir.Function
     text: bytes
     form: str
@@ -92,7 +91,7 @@ class Chooser:
         dtype = inputs[0].dtype
         assert dtype is not None
         shapes = [(self._shape(value), _constant(value)) for value in inputs]
-        key = (type(fusion), fusion._record, dtype, repr(shapes), count, opset)
+        key = (type(fusion), fusion.signature.config, dtype, repr(shapes), count, opset)
         if key not in self._candidates:
             self._candidates[key] = _candidates(fusion, inputs, count, opset, shapes)
         candidates = self._candidates[key]
@@ -114,14 +113,14 @@ class Chooser:
             by = "measurement"
             if found is None or found not in bodies:
                 by = "the cost rule"
-                among = [n for n in bodies if wanted == FASTEST or forms[n].faithful]
+                among = [n for n in bodies if wanted == FASTEST or forms[n].drop_in]
                 best = min(seconds[n] for n in among)
                 among = [n for n in among if _WORTH * seconds[n] <= best]
                 found = _cheapest({n: costs[n].seconds(rates, blocks) for n in among}, among)
         else:
             found = self._named_form(fusion, path, wanted, bodies)
         text = candidates.texts[found]
-        return Chosen(fusion.in_form(found), bodies[found], text, found, by, costs, seconds, self.sizes)
+        return Chosen(bodies[found], text, found, by, costs, seconds, self.sizes)
 
     def finish(self) -> None:
         """Raise ExportError where a wish met no fusion."""
@@ -164,7 +163,7 @@ def _candidates(
     assert dtype is not None
     for name in fusion.forms():
         try:
-            bodies[name] = build_body(fusion.in_form(name), inputs, count, fusion._buffer_names, opset)
+            bodies[name] = build_body(fusion.in_form(name), inputs, count, fusion.signature.buffers, opset)
         except NotOffered:
             continue
         proto = ir.serde.serialize_function(bodies[name])

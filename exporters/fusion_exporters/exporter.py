@@ -24,15 +24,13 @@ from fusion_exporters.single import observe, single
 from fusion_exporters.tracing import LIMITS, Limits, traced
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
+from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.files import vacant, write_file
-from fusion_onnx.layer import bare_fusion
 from fusion_onnx.runtime import SessionError, alias_of, auto_providers
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.arguments import opened
-from fusion_onnx.verification.eager import evaluating
-from fusion_onnx.verification.repeatable import Repeatable, copies
-from fusion_onnx.verification.tolerance import outputs
+from fusion_onnx.verification.repeatable import Repeatable, copies, evaluating
 from fusion_onnx.verification.trials import LARGEST
 
 OPSETS = range(18, 27)
@@ -327,7 +325,7 @@ def _check_limits(run: Repeatable, inputs: Signature, limits: Mapping[str, Limit
             if sum(leaf.numel() for leaf in inputs.leaves()) / inputs.sizes()[axis] * size > LARGEST:
                 continue  # too large to be tried: the file keeps to it, whatever the module does
             try:
-                outputs(run, inputs.resized(axis, size))
+                run.outputs(inputs.resized(axis, size))
             except Exception:  # whatever it is that the module says
                 continue
             raise ExportError(
@@ -351,4 +349,4 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
 def alone(module: torch.nn.Module) -> str:
     """Return the fusion's strategy where the model is one that combines its inputs entry by entry, and nothing else."""
     fusion = bare_fusion(module)
-    return fusion.strategy() if fusion is not None and fusion.entrywise and fusion._record is not None else ""
+    return fusion.strategy() if fusion is not None and fusion.entrywise and fusion.signature.config is not None else ""

@@ -18,8 +18,10 @@ from fusion_exporters.choice import AUTO, NOTE, Chooser
 from fusion_exporters.inputs import Axes, ExportError
 from fusion_exporters.tracing import SCOPES
 from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer
-from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+from fusion_onnx.contract.layer import FusionLayer
+from fusion_onnx.contract.torch_op import STRATEGIES, prototype
+from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.verification.trace import numbered
 
 _WORTH = 1024
 """Bytes from which a matrix is worth a node."""
@@ -28,8 +30,9 @@ _WORTH = 1024
 def fusion_of(node: ir.Node) -> Fusion:
     """Return the fusion, without its tensors, that an opaque node stands for."""
     name = node.attributes["torch_op"].as_string()
-    packet = next(packet for packet in STRATEGY_OF_OP if str(packet) == name)
-    return stand_in(packet, node.attributes["config"].as_string())
+    packet = next(packet for packet in STRATEGIES if str(packet) == name)
+    fusion: Fusion = prototype(packet, node.attributes["config"].as_string())
+    return fusion
 
 
 def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
             )
         node.op_type = body.name
         model.functions[body.identifier()] = body
-        node.name = _numbered(path or fusion.strategy(), taken)
+        node.name = numbered(path or fusion.strategy(), taken)
         forms[node.name] = chosen.facts()
         if NOTE in node.metadata_props:
             forms[node.name]["algebra"] = node.metadata_props[NOTE]
@@ -104,7 +107,7 @@ def _store_parameters(
     names: the paths of the fusion and of its layer. What others read too, or a subgraph holds, is left as torch has it.
     """
     scope, path = names
-    buffers = [f"{scope}.{name}" if scope else name for name in fusion._buffer_names]
+    buffers = [f"{scope}.{name}" if scope else name for name in fusion.signature.buffers]
     for i, name in enumerate([*buffers, f"{path}.w" if path else "w"], count):
         value = node.inputs[i] if i < len(node.inputs) else None
         if value is None:
@@ -187,11 +190,6 @@ def _readable(node: ir.Node) -> str:
     return f"{path}/{node.op_type}" if path else node.op_type
 
 
-def _numbered(name: str, taken: dict[str, int]) -> str:
-    taken[name] = taken.get(name, 0) + 1
-    return name if taken[name] == 1 else f"{name}_{taken[name]}"
-
-
 def tidy(model: ir.Model) -> None:
     """Remove what tracing left behind: stack traces with paths of the machine, framework names, odd prefixes."""
     model.producer_name, model.producer_version = "fusion-onnx", fusion_onnx.__version__
@@ -205,7 +203,7 @@ def tidy(model: ir.Model) -> None:
     taken: dict[str, int] = {}
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
-            node.name = _numbered(_readable(node), taken)
+            node.name = numbered(_readable(node), taken)
         node.metadata_props.clear()
         node.doc_string = None
         for output in node.outputs:

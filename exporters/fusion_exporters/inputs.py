@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from fusion_onnx.contract import Fusion
 from fusion_onnx.verification import Verdict
 from fusion_onnx.verification.arguments import ArgumentsError, Keywords, arguments, positional
-from fusion_onnx.verification.tolerance import resampled
+from fusion_onnx.verification.trials import resampled
 
 Axes = dict[int, str]
 

@@ -15,7 +15,7 @@ from fusion_exporters import graph, tracing
 from fusion_exporters.choice import Chooser
 from fusion_exporters.doubles import keep_digits
 from fusion_exporters.inputs import ExportError
-from fusion_onnx.torch_op import DOMAIN
+from fusion_onnx.file_format import DOMAIN
 
 
 def translations() -> dict[Any, Any]:

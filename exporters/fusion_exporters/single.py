@@ -19,8 +19,9 @@ from fusion_exporters.inputs import Signature
 from fusion_exporters.tracing import SCOPES, Flat, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer, bare_fusion
-from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP, stand_in
+from fusion_onnx.contract.layer import FusionLayer, bare_fusion
+from fusion_onnx.contract.torch_op import STRATEGIES, prototype
+from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.verification.arguments import call as called
 
 IR_VERSION = 10
@@ -33,7 +34,7 @@ class Isolated(torch.nn.Module):
 
     def __init__(self, fusion: Fusion, parameters: Sequence[Tensor]) -> None:
         super().__init__()
-        self.op, self.config, self.forms = fusion._op, str(fusion._record), fusion.forms
+        self.op, self.config, self.forms = fusion.signature.op, str(fusion.signature.config), fusion.forms
         for i, parameter in enumerate(parameters):
             self.register_buffer(f"p{i}", parameter)
 
@@ -67,7 +68,7 @@ class Observation(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what was called, and note it."""
         result = func(*args, **(kwargs or {}))
-        if func in STRATEGY_OF_OP:
+        if func in STRATEGIES:
             xs, params, config = args
             self._calls.append(Call(func, xs, params, config, [self._source(p) for p in params], result))
         elif func in _VIEWS and not any(args[0] is x for x in self._inputs):
@@ -161,7 +162,7 @@ def _written(
         for place, constant in zip(places, [*[None] * len(call.xs), *constants], strict=True)
     ]
     node = ir.node(
-        STRATEGY_OF_OP[call.packet].strategy(),
+        STRATEGIES[call.packet],
         values,
         {"config": call.config, "torch_op": str(call.packet), "count": len(call.xs)},
         domain=DOMAIN,
@@ -190,7 +191,7 @@ def _may_be_single(module: torch.nn.Module) -> bool:
 def _is_ours(module: torch.nn.Module) -> bool:
     """Whether all that ran is this package's: a strategy of its own, and nothing put in place of its methods."""
     fusion = module.fusion if isinstance(module, FusionLayer) else module
-    cls = type(stand_in(fusion.op, fusion.config)) if isinstance(fusion, Isolated) else type(fusion)
+    cls = type(prototype(fusion.op, fusion.config)) if isinstance(fusion, Isolated) else type(fusion)
     parts = {id(part): part for part in (module, fusion)}.values()
     replaced = any(inspect.isroutine(getattr(type(part), name, None)) for part in parts for name in part.__dict__)
     return cls.__module__.startswith(f"{fusions.__name__}.") and not replaced
@@ -228,7 +229,7 @@ def _has_one_branch(
 
 def _output_shape(call: Call, inputs: Signature) -> list[int | str] | None:
     """Return the sizes of the output's axes, and the names of its dynamic ones; None where they are not certain."""
-    fusion, xs, y = stand_in(call.packet, call.config), call.xs, call.y
+    fusion, xs, y = prototype(call.packet, call.config), call.xs, call.y
     axes = {id(leaf): named for leaf, named in zip(inputs.leaves(), inputs.axes, strict=True)}
     named = axes.get(id(xs[0]), {})
     width = xs[0].ndim - 1

@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from fusion_exporters import attention, doubles, operators
 from fusion_exporters.inputs import ExportError, Signature
 from fusion_exporters.reasons import reason
+from fusion_onnx.contract.torch_op import STRATEGIES
 from fusion_onnx.errors import FusionError
-from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
+from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.verification.arguments import call
 
 try:
@@ -255,7 +256,7 @@ def translations() -> dict[Any, Any]:
 
     Beside them: what torch's own translations get wrong.
     """
-    fusions = {packet: _translation(packet, cls.strategy()) for packet, cls in STRATEGY_OF_OP.items()}
+    fusions = {packet: _translation(packet, name) for packet, name in STRATEGIES.items()}
     return {**fusions, **attention.translations(), **doubles.translations(), **operators.translations()}
 
 

@@ -21,8 +21,9 @@ from fusion_exporters.single import Isolated
 from fusion_onnx.files import write_file
 from fusion_onnx.runtime import Session, SessionError
 from fusion_onnx.verification.arguments import arguments
-from fusion_onnx.verification.eager import evaluating
-from fusion_onnx.verification.locate.recording import dtype_of, record
+from fusion_onnx.verification.repeatable import evaluating
+from fusion_onnx.verification.tolerance import dtype_name
+from fusion_onnx.verification.trace import traced
 
 FORMAT = 2
 _PAUSE, _TURN = 0.02, 0.02  # s
@@ -126,7 +127,7 @@ def tune(
 
     args = arguments(module, example_inputs, kwargs)
     with evaluating(module) as run:
-        calls = record(run, args).calls
+        calls = traced(run, args).calls
     found, bare = Tuning(), alone(module)
     for name, call in calls.items():
         report(name)
@@ -149,8 +150,8 @@ def tune(
             tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
             runs[form] = Session(made, providers, spin=False).bind(*tensors)  # else each disturbs the next
         times = measured(runs, seconds)
-        best = fastest(times, [form for form in times if forms[form].faithful])
-        where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_of(call.xs[0]))
+        best = fastest(times, [form for form in times if forms[form].drop_in])
+        where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_name(call.xs[0]))
         found.entries.append(Measured(name, function, *where, best, times))
     return found
 

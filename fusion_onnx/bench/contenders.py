@@ -157,7 +157,7 @@ def tinybig(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
         raise Absent("it computes another matrix under this name, that of the row beside")
     options = {option: getattr(fusion, option) for option in ("n", "p", "q", "r", "weights") if hasattr(fusion, option)}
     theirs = made(dims=list(fusion.dims or ()), **options)
-    parameter = w if w is None or fusion.rule_n != "n" else w.reshape(1, -1)
+    parameter = w if w is None or "n" not in fusion.options() else w.reshape(1, -1)
     drawn = dict(fusion.named_buffers())
     if {"a", "b"} <= drawn.keys():  # its random matrices are drawn at the first call; ours are put in their place
         theirs.parameter_fabrication.A, theirs.parameter_fabrication.B = drawn["a"], drawn["b"]

@@ -28,8 +28,8 @@ import fusion_onnx
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS, Absent, exported, plainly_exported
+from fusion_onnx.file_format import facts_in
 from fusion_onnx.files import write_file
-from fusion_onnx.forms import facts_in
 from fusion_onnx.parity import float_dtype
 from fusion_onnx.runtime._probe import first_line
 
@@ -80,7 +80,7 @@ def fusions(scenario: Scenario, names: list[str]) -> Iterator[tuple[str, Fusion]
     """Yield the strategies that a scenario has, made for its sizes."""
     for name in names:
         cls = fusion_onnx.get(name)
-        projects = cls.rule_n == "n"
+        projects = "n" in cls.options()
         if scenario.structured and not projects:
             continue
         if projects and not scenario.structured and scenario.rows > 16:

@@ -4,8 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, TypeVar
 
-from fusion_onnx.contract import Case, Fusion
-from fusion_onnx.errors import FusionError
+from fusion_onnx.contract import Case, Fusion, FusionError
 
 T = TypeVar("T")
 
@@ -23,6 +22,8 @@ class EntrywiseFusion(Fusion):
 
     equal_dims = True
     entrywise = True
+    parameter_free: ClassVar[bool] = True
+    """Whether it has neither parameters nor weights, so that its name alone says what it computes."""
     rule_n = "n_1"
     cases: ClassVar[tuple[Case, ...]] = CASES
 

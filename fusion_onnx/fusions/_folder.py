@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from fusion_onnx.extras import explained
+from fusion_onnx.errors import explained
 
 if TYPE_CHECKING:
     from fusion_onnx.contract import Fusion

@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array
-from fusion_onnx.errors import FusionError
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, FusionError, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     divides,

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Fusion, whole
-from fusion_onnx.errors import FusionError
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, Fusion, FusionError, form
+from fusion_onnx.contract.options import whole
 
 
 class ProjectionFusion(Fusion):
@@ -63,7 +61,7 @@ class ProjectionFusion(Fusion):
         """Return how many roundings an entry of W takes to be made."""
         return 0
 
-    @form("dense", infinities=False, bound="dense_bound")
+    @form("dense", propagates_inf=False, bound="dense_bound")
     def decompose_dense(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write the product with the whole matrix, where its factors are not the cheaper way."""
         matrix = self.matrix_decomposition(op, w, *buffers)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array
+from fusion_onnx.contract import Arithmetic, Array
 from fusion_onnx.fusions._entrywise import chain
 
 

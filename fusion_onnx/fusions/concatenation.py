@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Array, Case, Fusion
-from fusion_onnx.errors import FusionError
+from fusion_onnx.contract import Array, Case, Fusion, FusionError
 
 
 class ConcatenationFusion(Fusion):
@@ -16,7 +15,7 @@ class ConcatenationFusion(Fusion):
 
     formula = "[x_1 ... x_k]"
     rule_n = "D"
-    exact = True
+    selects_only = True
     bitwise = True
     tinybig = ("concatenation_fusion",)
     cases = (Case(dims=(4, 6, 2)), Case(dims=(3, 3)), Case(dims=(5,)), Case(dims=tuple(range(1, 17))))

@@ -54,5 +54,5 @@ class DualLowRankKroneckerConcatenationFusion(KroneckerBase):
         p, q, s, t = cut(w, (self.p, self.r), (self.r, self.q), (self.s, self.r), (self.r, self.t))
         return self.combined(p @ q, s @ t)
 
-    def _factor_count(self) -> tuple[int, int]:
+    def factor_count(self) -> tuple[int, int]:
         return 4, self.r**2

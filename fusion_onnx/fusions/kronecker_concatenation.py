@@ -46,5 +46,5 @@ class KroneckerConcatenationFusion(KroneckerBase):
         a, b = cut(w, (self.p, self.q), (self.s, self.t))
         return self.combined(a, b)
 
-    def _factor_count(self) -> tuple[int, int]:
+    def factor_count(self) -> tuple[int, int]:
         return 2, 1

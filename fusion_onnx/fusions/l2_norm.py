@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 

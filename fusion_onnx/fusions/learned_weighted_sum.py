@@ -6,10 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array
-from fusion_onnx.errors import FusionError
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, FusionError, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 from fusion_onnx.fusions._weights import (
     weighted,
@@ -26,6 +23,7 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
 
     formula = "Σ w_i x_i"
     bitwise = True
+    parameter_free = False
     rule_l = "k"
     tinybig = ("parameterized_weighted_summation_fusion",)
 
@@ -40,7 +38,7 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
             raise FusionError(f"{self.name}: l = k; give dims.")
         return len(self.dims)
 
-    def _parameter_count(self, xs: Sequence[Tensor]) -> int:
+    def parameter_count(self, xs: Sequence[Tensor]) -> int:
         return len(xs)
 
     def reset_parameters(self, w: Tensor) -> None:

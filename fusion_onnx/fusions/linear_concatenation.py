@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, Case, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     accumulated,

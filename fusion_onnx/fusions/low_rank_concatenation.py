@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, Case, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     accumulated,
@@ -87,5 +85,5 @@ class LowRankConcatenationFusion(ProjectionFusion):
         """Return r, the length of the inner products in A B."""
         return self.r
 
-    def _factor_count(self) -> tuple[int, int]:
+    def factor_count(self) -> tuple[int, int]:
         return 2, self.r

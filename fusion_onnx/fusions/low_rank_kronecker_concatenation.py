@@ -54,5 +54,5 @@ class LowRankKroneckerConcatenationFusion(KroneckerBase):
         a, s, t = cut(w, (self.p, self.q), (self.s, self.r), (self.r, self.t))
         return self.combined(a, s @ t)
 
-    def _factor_count(self) -> tuple[int, int]:
+    def factor_count(self) -> tuple[int, int]:
         return 3, self.r

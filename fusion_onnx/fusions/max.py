@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Array
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Array, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -16,7 +15,7 @@ class MaxFusion(EntrywiseFusion):
     """The largest of k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "max x_i"
-    exact = True
+    selects_only = True
     bitwise = True
     tinybig = ("max_fusion",)
 

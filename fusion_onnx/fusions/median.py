@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Array
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Array, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 
 T = TypeVar("T")
@@ -26,7 +25,7 @@ class MedianFusion(EntrywiseFusion):
     """The lower median of k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "lower median of x_i"
-    exact = True
+    selects_only = True
     bitwise = True
     tinybig = ("median_fusion",)
 

@@ -6,16 +6,15 @@ a row for every entry, and reduces the last axis, as in `lambda v: v.logsumexp(-
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx import functions
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case, Form
-from fusion_onnx.errors import FusionError
+from fusion_onnx.contract import Arithmetic, Array, Case, Form, FusionError, callables
+from fusion_onnx.contract.form import WrittenFusion
 from fusion_onnx.fusions import _folder
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 
@@ -54,10 +53,10 @@ class MetricFusion(EntrywiseFusion):
         if isinstance(metric, str):
             self._reductions = _reduction(metric)
             if self._reductions:
-                self.exact = self._reductions[0].exact  # type: ignore[misc]  # the reduction decides, not the class
+                self.selects_only = self._reductions[0].selects_only  # type: ignore[misc]  # the reduction decides, not the class
                 self.bitwise = self._reductions[0].bitwise  # type: ignore[misc]
             else:
-                self.metric = functions.lookup(metric)
+                self.metric = callables.lookup(metric)
         if not isinstance(self.metric, str) and (not callable(self.metric) or isinstance(self.metric, type)):
             raise FusionError(f"a metric is a name or a function from (N, k) to (N,); got {metric!r}.")
 
@@ -65,7 +64,7 @@ class MetricFusion(EntrywiseFusion):
         """Return the fusion as plain data; a callable metric goes in by its registered name."""
         config = super().to_config()
         if callable(self.metric):
-            config["function_parameters"]["metric"] = functions.to_config(self.metric)["function_class"]
+            config["function_parameters"]["metric"] = callables.to_config(self.metric)["function_class"]
         return config
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
@@ -102,8 +101,9 @@ class MetricFusion(EntrywiseFusion):
         """Return those of the reduction."""
         return self._reductions[0].coefficients(k, w) if self._reductions else None
 
-    def _form_method(self, name: str) -> Any:
-        return getattr(self._reductions[0] if self._reductions else self, name)
+    def in_form(self, name: str = "") -> WrittenFusion:
+        """Return the reduction's form, as this fusion's own."""
+        return replace(self._reductions[0].in_form(name), fusion=self) if self._reductions else super().in_form(name)
 
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         return self._reductions[0].decompose(op, xs, w)  # a callable metric is traced and never comes here
@@ -113,14 +113,15 @@ def _reduction(name: str) -> tuple[EntrywiseFusion, ...]:
     """Return the named entrywise strategy, nothing where the name was registered by the caller."""
     if name in _folder.names() and name != "metric":
         cls = _folder.load(name)
-        if issubclass(cls, EntrywiseFusion) and cls.rule_l == "0":
+        if issubclass(cls, EntrywiseFusion) and cls.parameter_free:
             return (cls(),)
     try:
-        functions.lookup(name)
+        callables.lookup(name)
     except FusionError:
-        known = [n for n in _folder.names() if n != "metric" and issubclass(_folder.load(n), EntrywiseFusion)]
+        classes = {n: _folder.load(n) for n in _folder.names() if n != "metric"}
+        known = [n for n, cls in classes.items() if issubclass(cls, EntrywiseFusion) and cls.parameter_free]
         raise FusionError(
-            f"unknown metric {name!r}; known are {', '.join(n for n in known if _folder.load(n).rule_l == '0')}, "
+            f"unknown metric {name!r}; known are {', '.join(known)}, "
             "a name given to fusion_onnx.register_function, or a callable from (N, k) to (N,)."
         ) from None
     return ()

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Array
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Array, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
 
 
@@ -16,7 +15,7 @@ class MinFusion(EntrywiseFusion):
     """The smallest of k tensors (..., n) of one shape; n = n_1, l = 0."""
 
     formula = "min x_i"
-    exact = True
+    selects_only = True
     bitwise = True
     tinybig = ("min_fusion",)
 

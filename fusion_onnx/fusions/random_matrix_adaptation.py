@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case, whole
-from fusion_onnx.errors import FusionError
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, Case, FusionError, form
+from fusion_onnx.contract.options import whole
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
     cut,
@@ -101,7 +99,7 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
         narrow = op.Mul(op.MatMul(joined_decomposition(op, xs), b), inner)
         return op.Mul(op.MatMul(narrow, transposed(op, a)), outer)
 
-    @form("folded", infinities=False, bound="folded_bound")
+    @form("folded", propagates_inf=False, bound="folded_bound")
     def decompose_folded(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write (x (B diag(λ2))) (diag(λ1) A)ᵀ: two products, where λ1 and λ2 are constant."""
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))

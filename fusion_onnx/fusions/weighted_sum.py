@@ -7,10 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Array, Case
-from fusion_onnx.errors import FusionError
-from fusion_onnx.forms import form
+from fusion_onnx.contract import Arithmetic, Array, Case, FusionError, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 from fusion_onnx.fusions._weights import (
     weighted,
@@ -35,6 +32,7 @@ class WeightedSumFusion(EntrywiseFusion):
 
     formula = "Σ a_i x_i"
     bitwise = True
+    parameter_free = False
     rule_l = "0, or k if trained"
     tinybig = ("weighted_summation_fusion",)
     cases = (
@@ -84,7 +82,7 @@ class WeightedSumFusion(EntrywiseFusion):
             raise FusionError(f"{self.name}: l = k; give dims.")
         return len(self.dims)
 
-    def _parameter_count(self, xs: Sequence[Tensor]) -> int:
+    def parameter_count(self, xs: Sequence[Tensor]) -> int:
         return len(xs) if self.require_parameters else 0
 
     def reset_parameters(self, w: Tensor) -> None:

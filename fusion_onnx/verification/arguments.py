@@ -1,8 +1,8 @@
-"""A module's example: its positional arguments, and behind them those given by keyword."""
+"""A module's example: its positional arguments, behind them those given by keyword, and the tensors among them."""
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,28 @@ pytree.register_pytree_node(
     lambda keywords: (list(keywords.values()), list(keywords)),
     lambda values, names: Keywords(zip(names, values, strict=True)),
 )
+
+
+class Arguments:
+    """The arguments of one call, as `arguments` arranges them, and the tensors among them.
+
+    leaves: all values in the arguments' order; places: where the tensors are among them, in the order of a graph's
+    inputs.
+    """
+
+    def __init__(self, args: tuple[Any, ...]) -> None:
+        self.args = args
+        self.leaves, self._spec = pytree.tree_flatten(args)
+        self.places = [i for i, leaf in enumerate(self.leaves) if isinstance(leaf, torch.Tensor)]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors, in the order of the graph's inputs."""
+        return [self.leaves[i] for i in self.places]
+
+    def with_leaves(self, leaves: Sequence[Any]) -> "Arguments":
+        """Return arguments of the same structure with other values."""
+        return Arguments(pytree.tree_unflatten(list(leaves), self._spec))
 
 
 def arguments(module: torch.nn.Module, inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fusion_onnx.verification.tolerance import Array, Tolerance, array
+from fusion_onnx.verification.tolerance import Array, Tolerance, array, dtype_name
 from fusion_onnx.verification.verdict import Finding
 
 BINS = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0, np.inf)
@@ -78,7 +78,9 @@ def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: To
         # eager is no measure where it, and not the model, parts from the NaN and Inf of float64
         other = ~np.isfinite(b) & _alike(b, tolerance.exact) & ~_alike(a, tolerance.exact)
         allowed = np.where(other, np.inf, allowed)
-    shown = compare(case, output, (_name(eager), _name(model)), a, b, allowed, tolerance.decisions)
+    shown = compare(
+        case, output, (dtype_name(eager), dtype_name(torch.as_tensor(model))), a, b, allowed, tolerance.decisions
+    )
     if tolerance.exact is None or shown.failed in ("dtype", "shape"):
         return shown
     off = {
@@ -165,7 +167,3 @@ def _ratios(errors: Array, limits: Array) -> Array:
     with np.errstate(over="ignore"):
         ratios: Array = np.divide(errors, limits, where=limits > 0, out=np.where(errors > 0, np.inf, 0.0))
     return ratios
-
-
-def _name(tensor: Any) -> str:
-    return str(torch.as_tensor(tensor).dtype).removeprefix("torch.")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusion_onnx.file_format import DOMAIN
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -141,7 +143,6 @@ def in_network(
         return {}
     import onnx.inliner
 
-    from fusion_onnx.torch_op import DOMAIN
     from fusion_onnx.verification.locate.graph import Graph, loaded
 
     proto = loaded(model)
@@ -152,13 +153,13 @@ def in_network(
     nodes = [(node, d) for d in entries for node in outside if node.op_type in d.operators]
     if not nodes:
         return {}
-    arriving = graph.given([name for node, _ in nodes for name in node.input if name], tensors)
-    found: dict[str, list[str]] = {}
+    arriving = graph.values_of([name for node, _ in nodes for name in node.input if name], tensors)
+    titles_of: dict[str, list[str]] = {}
     for node, d in nodes:
         if any(_reach(d, arriving[name]) for name in node.input if name):
             for name in graph.after(node.output).intersection(graph.outputs):
-                found.setdefault(name, []).append(d.title)
-    return {name: "; ".join(dict.fromkeys(titles)) for name, titles in found.items()}
+                titles_of.setdefault(name, []).append(d.title)
+    return {name: "; ".join(dict.fromkeys(titles)) for name, titles in titles_of.items()}
 
 
 def _reach(difference: Difference, value: Any) -> bool:
@@ -174,9 +175,9 @@ def _any(text: str, patterns: Sequence[str]) -> bool:
 
 def load(folder: Path) -> list[Difference]:
     """Read all entries of a folder of differences."""
-    found = []
+    differences = []
     for path in sorted(folder.glob("*/difference.json")):
         entry = json.loads(path.read_text(encoding="utf-8"))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-        found.append(Difference(id=path.parent.name, **fields))
-    return found
+        differences.append(Difference(id=path.parent.name, **fields))
+    return differences

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fusion_onnx.verification.operator_mode import OperatorMode
 from fusion_onnx.verification.repeatable import Repeatable
-from fusion_onnx.verification.tolerance import outputs
-from fusion_onnx.verification.watching import Watching
 
 
 def repeats(run: Repeatable, args: tuple[Any, ...], once: Sequence[Tensor]) -> bool:
     """Return whether the module gives these outputs again."""
-    again = outputs(run, args)
+    again = run.outputs(args)
     return len(once) == len(again) and all(
         x.shape == y.shape and bool(((x == y) | ((x != x) & (y != y))).all()) for x, y in zip(once, again, strict=True)
     )
@@ -28,11 +27,11 @@ def drawing(run: Repeatable, args: tuple[Any, ...]) -> str:
     """
     draws = _Draws()
     with draws:
-        made = outputs(run, args)
-    return ", ".join(dict.fromkeys(draws.operators)) if any(draws.reach(y) for y in made) else ""
+        outputs = run.outputs(args)
+    return ", ".join(dict.fromkeys(draws.operators)) if any(draws.reach(y) for y in outputs) else ""
 
 
-class _Draws(Watching):
+class _Draws(OperatorMode):
     """Follows what is made of random numbers, by the memory in which it lies."""
 
     def __init__(self) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fusion_onnx.verification.watching import Watching
+from fusion_onnx.verification.arguments import call
+from fusion_onnx.verification.operator_mode import OperatorMode
 
 _CONTAINERS = (list, dict, set)
 
@@ -46,6 +47,10 @@ class Repeatable:
         with self.undone(), torch.no_grad():
             return self._freed(self.module(*copies(args), **copies(keywords)))
 
+    def outputs(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """Run the module on arguments as `arguments` arranges them, and return the tensors it gives."""
+        return tensors_in(call(self, args))
+
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
         """Put back what runs of the module change in it."""
@@ -63,6 +68,16 @@ class Repeatable:
         """Copy what lies in memory that is put back."""
         held = self._written.places if self._written else set()
         return pytree.tree_map_only(Tensor, lambda t: t.clone() if _place(t) in held else t, result) if held else result
+
+
+def evaluating(module: torch.nn.Module) -> Repeatable:
+    """Put the module into eval mode, and back; called meanwhile, what is entered runs it and leaves no trace in it."""
+    return Repeatable(module)
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Return the tensors in a result, in order."""
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def copies(args: Any) -> Any:
@@ -118,7 +133,7 @@ class _Written:
         self._kept: list[tuple[Tensor, Tensor]] = []
         self.places: set[int] = set()
 
-    def watched(self) -> Watching:
+    def watched(self) -> OperatorMode:
         """Return a mode in which a tensor is kept before it is written into."""
         return _Watch(self)
 
@@ -141,7 +156,7 @@ class _Written:
                 tensor.data = held
 
 
-class _Watch(Watching):
+class _Watch(OperatorMode):
     def __init__(self, written: _Written) -> None:
         super().__init__()
         self._written = written

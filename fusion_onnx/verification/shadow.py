@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.verification.watching import Watching
+from fusion_onnx.contract.rounding import Arithmetic
+from fusion_onnx.verification.operator_mode import OperatorMode
 
 aten = torch.ops.aten
 
@@ -100,7 +100,7 @@ class _Operator:
 _operator = functools.cache(_Operator)
 
 
-class Shadows(Watching):
+class Shadows(OperatorMode):
     """While it is entered, what runs is run again for an exact shadow, and for `count` with errors put in.
 
     shared: tensors that are read and hardly written, parameters above all: one copy of each serves all shadows. free:

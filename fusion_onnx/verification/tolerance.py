@@ -16,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from fusion_onnx.arithmetic import Arithmetic
-from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer, bare_fusion
-from fusion_onnx.verification.arguments import call, positional
+from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.rounding import Arithmetic
 from fusion_onnx.verification.shadow import LARGER, Shadows
 
 Array = npt.NDArray[np.float64]
@@ -34,11 +31,12 @@ MEASURED = (
     f"{FACTOR} × what rounding in each operator does to the entry, in {SHADOWS} runs in float64 with errors put in "
     "(or eager's own distance from float64), + 4 (u |y| + η) (u, η: unit roundoff and smallest subnormal of the dtype)"
 )
+SAME_BITS = (torch.float16, torch.float32, torch.float64)
+"""The dtypes in which eager execution and the CPU provider have the same arithmetic."""
 UNMEASURED = (
     "256 u max |y| (u: unit roundoff of the output's dtype): the module cannot be run in float64, "
     "so what rounding does in it cannot be measured"
 )
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -72,41 +70,34 @@ def array(tensor: Any) -> Array:
     return values
 
 
+def dtype_name(value: Any) -> str:
+    """Return a tensor's or an array's dtype by the name that both share, such as "float32"."""
+    return str(value.dtype).removeprefix("torch.")
+
+
 def unit(dtype: torch.dtype) -> float:
     """Return the unit roundoff of a dtype; 0 for whole numbers."""
     return Arithmetic(dtype).u if dtype.is_floating_point else 0.0
 
 
-def bare_call(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Fusion, list[Tensor], Tensor | None] | None:
-    """Return fusion, inputs and parameters where the module is a fusion, or a layer of one, and nothing else."""
-    fusion = bare_fusion(module)
-    if fusion is None or not args:
-        return None
-    args = positional(module, args)
-    if isinstance(module, FusionLayer):
-        xs = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-        return fusion, fusion.check_inputs(list(xs)), module.w
-    return fusion, fusion.check_inputs(list(args[0])), args[1] if len(args) > 1 else None
-
-
-def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance | None:
-    """Return the tolerance that the strategy's bound gives for these inputs; None where it states none.
+def derived(written: WrittenFusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance | None:
+    """Return the tolerance that the strategy's bound gives for a form at these inputs; None where it states none.
 
     The fusion's pre- and postprocess functions are left out: xs is what the strategy itself sees.
     """
-    storage = xs[0].dtype
-    arithmetic = Arithmetic(torch.float32 if storage in _LOW_PRECISION and not fusion.exact else storage)
+    fusion, storage = written.fusion, xs[0].dtype
+    arithmetic = Arithmetic(fusion.computes_in(storage))
     wide = [x.detach().cpu().double() for x in xs]
     flat = None if w is None else w.detach().cpu().double().reshape(-1)
-    buffers = [b.detach().to(storage).cpu().double() for b in fusion._operand_buffers().values()]
+    buffers = [b.detach().to(storage).cpu().double() for b in fusion.operand_buffers().values()]
     with torch.no_grad():
         # NaN and Inf decide nothing but their own row, where positions are compared and no error
         w64 = None if flat is None else _finite(flat)
-        e = fusion.error_bound(arithmetic, [_finite(x) for x in wide], w64, *map(_finite, buffers))
+        e = written.error_bound(arithmetic, [_finite(x) for x in wide], w64, *map(_finite, buffers))
         if e is None:
             return None
         y = fusion.fuse(wide, flat, *buffers)
-        if not fusion.infinities:  # this form may give NaN where eager gives Inf, or the other way about
+        if not written.propagates_inf:  # this form may give NaN where eager gives Inf, or the other way about
             e = torch.where(_meets_infinity(wide, [*buffers, *([] if flat is None else [flat])]), torch.inf, e)
         if arithmetic.dtype != storage:
             last = Arithmetic(storage)
@@ -117,23 +108,25 @@ def derived(fusion: Fusion, xs: Sequence[Tensor], w: Tensor | None) -> Tolerance
 
 def _meets_infinity(xs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Return, for each row (..., 1), whether it has an infinite entry, or the parameters have one."""
-    found = torch.stack([x.isinf().any(-1, keepdim=True) for x in xs]).any(0)
-    return found | any(bool(p.isinf().any()) for p in parameters)
+    rows = torch.stack([x.isinf().any(-1, keepdim=True) for x in xs]).any(0)
+    return rows | any(bool(p.isinf().any()) for p in parameters)
 
 
 def _finite(tensor: Tensor) -> Tensor:
     return tensor.nan_to_num(0, 0, 0)
 
 
-class Measured:
+class MeasuredTolerance:
     """The tolerance of a module for which no bound is derived: what rounding does to each entry of its outputs.
 
     The module is run with shadows in float64. An entry may be off by 8 times what they part at most there, and by more
     where eager execution is further from float64 than they say: what a kernel loses beyond one rounding an operator
     shows in a tenth of an output's entries at least, and is measured there.
+
+    run: gives the module's outputs for a call's arguments.
     """
 
-    def __init__(self, run: Callable[..., Any], module: torch.nn.Module) -> None:
+    def __init__(self, run: Callable[[tuple[Any, ...]], list[Tensor]], module: torch.nn.Module) -> None:
         self.rule = MEASURED
         self._run = run
         self._shared = [*module.parameters(), *module.buffers()]
@@ -163,7 +156,7 @@ class Measured:
         larger = LARGER if any(y.dtype == torch.float64 for y in eager) else 1.0
         shadows = Shadows(shared=self._shared, larger=larger, **options)
         with shadows:
-            ys = outputs(self._run, args)
+            ys = self._run(args)
         if [y.shape for y in ys] != [y.shape for y in eager]:
             raise RuntimeError("other shapes than eager execution's")
         return shadows, ys
@@ -201,41 +194,3 @@ def _scale(off: Array, spread: Array) -> float:
     apart = spread > 0
     ratios = off[apart] / spread[apart]
     return max(float(np.quantile(ratios, 0.9)), 1.0) if ratios.size else 1.0
-
-
-def outputs(run: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-    """Run a module, and return the tensors it gives."""
-    with torch.no_grad():
-        return [leaf for leaf in pytree.tree_leaves(call(run, args)) if isinstance(leaf, Tensor)]
-
-
-def resampled(tensor: Tensor, axis: int, size: int, generator: torch.Generator, *, whole: bool = False) -> Tensor:
-    """Return the tensor with another size along an axis; values drawn from its own, whole slices for whole numbers.
-
-    whole: slices of floating tensors, too.
-
-    Where its values all differ, so do those that are drawn: beyond their number, values between two of them are taken.
-    """
-    shape = [size if i == axis else s for i, s in enumerate(tensor.shape)]
-    tensor = tensor.detach()
-    if tensor.numel() == 0 or size == 0:
-        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-    if whole or not tensor.dtype.is_floating_point:
-        rows = torch.randint(tensor.shape[axis], (size,), generator=generator).to(tensor.device)
-        return tensor.index_select(axis, rows)
-    count, values = int(np.prod(shape)), tensor.flatten()
-    if values.unique().numel() < values.numel():
-        return values[torch.randint(values.numel(), (count,), generator=generator).to(tensor.device)].reshape(shape)
-    order = torch.randperm(values.numel(), generator=generator)[:count].to(tensor.device)
-    drawn = values[order]
-    if len(drawn) < count:
-        first, second = torch.randint(values.numel(), (2, count - len(drawn)), generator=generator).to(tensor.device)
-        share = torch.rand(first.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-        whole = bool((values == values.round()).all())
-        between = (
-            torch.where(share < 0.5, values[first], values[second])
-            if whole
-            else values[first].lerp(values[second], share.to(values))
-        )
-        drawn = torch.cat([drawn, between])
-    return drawn.reshape(shape)

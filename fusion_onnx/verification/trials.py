@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
+import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
-from fusion_onnx.contract import Fusion
-from fusion_onnx.layer import FusionLayer
+from fusion_onnx.contract import Fusion, FusionLayer
 from fusion_onnx.runtime import TensorInfo
 from fusion_onnx.verification import battery
-from fusion_onnx.verification.repeatable import Repeatable
-from fusion_onnx.verification.tolerance import bare_call, derived, outputs, resampled
+from fusion_onnx.verification.arguments import Arguments
+from fusion_onnx.verification.subject import Subject
+from fusion_onnx.verification.tolerance import derived
 
 ROWS, LARGEST = 257, 2**24
 Limits = Mapping[str, tuple[int, int | None]]
@@ -22,10 +21,13 @@ _NONE: Limits = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Trial:
-    """What is run: the module's arguments; `hostile` where they are of another magnitude than the inputs given."""
+    """What is run: the module's arguments; `hostile` where they are of another magnitude than the inputs given.
 
-    case: str
-    args: tuple[Any, ...]
+    name: at which sizes, or on which values.
+    """
+
+    name: str
+    arguments: Arguments
     hostile: bool = False
     numpy: bool = False  # hand the tensors to the session as numpy arrays, strides and all
     optional: bool = False  # a module need not be made for it
@@ -33,56 +35,50 @@ class Trial:
     finite: bool = True
 
 
-def tensors_of(args: tuple[Any, ...]) -> list[torch.Tensor]:
-    """Return the tensors among the arguments, in the order of the graph's inputs."""
-    return [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-
-
-def sizes(
-    module: torch.nn.Module, infos: Sequence[TensorInfo], args: tuple[Any, ...], limits: Limits = _NONE
-) -> list[Trial]:
+def sizes(subject: Subject, infos: Sequence[TensorInfo], limits: Limits = _NONE) -> list[Trial]:
     """Return the inputs as given, and resized along the dynamic axes: to 2 s + 1, to 1, and for fusions to 0 too.
 
     Fusions are defined for an empty batch; not every network is, nor every runtime for what else it consists of. An
     axis that has limits is tried at both: an embedding of positions errs at its last, if anywhere. Where the module
     does not run on values that are drawn apart, it is tried on whole slices of the inputs, then at nearer sizes.
     """
-    leaves, spec = pytree.tree_flatten(args)
-    tensors = _places(leaves)
+    arguments = subject.arguments
+    leaves = arguments.leaves
     axes: dict[str, list[tuple[int, int]]] = {}
-    for i, info in zip(tensors, infos, strict=True):
+    for i, info in zip(arguments.places, infos, strict=True):
         for axis, size in enumerate(info.shape or ()):
             if not isinstance(size, int):
                 axes.setdefault(str(size), []).append((i, axis))
-    given = {name: leaves[where[0][0]].shape[where[0][1]] for name, where in axes.items()}
-    trials = [Trial(_label(given) or "as given", args)]
+    own = {name: leaves[where[0][0]].shape[where[0][1]] for name, where in axes.items()}
+    trials = [Trial(_label(own) or "as given", arguments)]
     generator = torch.Generator().manual_seed(0)
     others = [
-        {name: _within(2 * size + 1, limits.get(name)) for name, size in given.items()},
-        {name: _within(1, limits.get(name)) for name in given},
+        {name: _within(2 * size + 1, limits.get(name)) for name, size in own.items()},
+        {name: _within(1, limits.get(name)) for name in own},
     ]
-    ends = {name: limits[name][1] or size for name, size in given.items() if name in limits}
-    if sum(t.numel() for t in tensors_of(args)) * max((ends[n] / max(given[n], 1) for n in ends), default=0) < LARGEST:
-        others.append({**given, **ends})
-    if isinstance(module, (Fusion, FusionLayer)):
-        others.append(dict.fromkeys(given, 0))
+    ends = {name: limits[name][1] or size for name, size in own.items() if name in limits}
+    entries = sum(t.numel() for t in arguments.tensors)
+    if entries * max((ends[n] / max(own[n], 1) for n in ends), default=0) < LARGEST:
+        others.append({**own, **ends})
+    if isinstance(subject.module, (Fusion, FusionLayer)):
+        others.append(dict.fromkeys(own, 0))
 
-    def resized(wanted: Mapping[str, int], whole: bool) -> Trial:
-        drawn = list(leaves)
+    def resized(sizes: Mapping[str, int], whole: bool) -> Trial:
+        mixed = list(leaves)
         for name, where in axes.items():
             for i, axis in where:
-                drawn[i] = resampled(drawn[i], axis, wanted[name], generator, whole=whole)
-        small = min(wanted.values(), default=2) < 2
-        return Trial(_label(wanted), pytree.tree_unflatten(drawn, spec), optional=small)
+                mixed[i] = resampled(mixed[i], axis, sizes[name], generator, whole=whole)
+        small = min(sizes.values(), default=2) < 2
+        return Trial(_label(sizes), arguments.with_leaves(mixed), optional=small)
 
-    def trial(*sizes: Mapping[str, int]) -> Trial:
-        first, *instead = (resized(wanted, whole) for wanted in sizes if wanted != given for whole in (False, True))
+    def trial(*choices: Mapping[str, int]) -> Trial:
+        first, *instead = (resized(sizes, whole) for sizes in choices if sizes != own for whole in (False, True))
         return replace(first, instead=tuple(instead))
 
-    for i, wanted in enumerate(wanted for wanted in others if wanted != given):
-        grown = [{name: 2 * size for name, size in given.items()}, {name: size + 1 for name, size in given.items()}]
-        nearer = [{name: _within(size, limits.get(name)) for name, size in sizes.items()} for sizes in grown]
-        trials.append(trial(wanted, *(nearer if i == 0 and min(wanted.values(), default=2) > 1 else ())))
+    for i, sizes in enumerate(sizes for sizes in others if sizes != own):
+        larger = [{name: 2 * size for name, size in own.items()}, {name: size + 1 for name, size in own.items()}]
+        nearer = [{name: _within(size, limits.get(name)) for name, size in each.items()} for each in larger]
+        trials.append(trial(sizes, *(nearer if i == 0 and min(sizes.values(), default=2) > 1 else ())))
     return trials
 
 
@@ -91,94 +87,83 @@ def _within(size: int, ends: tuple[int, int | None] | None) -> int:
     return max(size if most is None else min(size, most), least)
 
 
-def masks(args: tuple[Any, ...]) -> list[Trial]:
+def masks(subject: Subject) -> list[Trial]:
     """Return the inputs with the first row of each boolean one all false, the second all true, the others drawn.
 
     A mask that is nowhere empty in the example may be so for a sample whose modality is missing.
     """
-    leaves, spec = pytree.tree_flatten(args)
+    leaves = subject.arguments.leaves
     generator = torch.Generator().manual_seed(5)
-    drawn = list(leaves)
-    for i in _places(leaves):
-        if leaves[i].dtype == torch.bool and leaves[i].numel():
-            drawn[i] = torch.randint(2, leaves[i].shape, generator=generator).bool().to(leaves[i].device)
-            rows = drawn[i] if drawn[i].ndim else drawn[i][None]
-            rows[0] = False
-            rows[1:2] = True
-    masks = [leaf for leaf, new in zip(leaves, drawn, strict=True) if leaf is not new]
-    return [Trial("masks", pytree.tree_unflatten(drawn, spec), optional=True)] if masks else []
+    mixed = list(leaves)
+    masks = [i for i in subject.arguments.places if leaves[i].dtype == torch.bool and leaves[i].numel()]
+    for i in masks:
+        mixed[i] = torch.randint(2, leaves[i].shape, generator=generator).bool().to(leaves[i].device)
+        rows = mixed[i] if mixed[i].ndim else mixed[i][None]
+        rows[0] = False
+        rows[1:2] = True
+    return [Trial("masks", subject.arguments.with_leaves(mixed), optional=True)] if masks else []
 
 
-def nonfinite(infos: Sequence[TensorInfo], args: tuple[Any, ...], infinities: bool = True) -> list[Trial]:
+def nonfinite(subject: Subject, infinities: bool = True) -> list[Trial]:
     """Return the inputs with NaN in one row of each floating one, and infinities in two others, where rows are.
 
     infinities: whether there are any; a form may give NaN where eager gives Inf.
 
     Each input has rows of its own for them, as far as there are any: what one hands on does not hide another's.
     """
-    leaves, spec = pytree.tree_flatten(args)
+    leaves = subject.arguments.leaves
     generator = torch.Generator().manual_seed(6)
-    floating = [i for i in _places(leaves) if leaves[i].dtype.is_floating_point and leaves[i].numel()]
-    spoilt = list(leaves)
+    floating = [i for i in subject.arguments.places if leaves[i].dtype.is_floating_point and leaves[i].numel()]
+    mixed = list(leaves)
     values = (torch.nan, torch.inf, -torch.inf) if infinities else (torch.nan,)
     for k, i in enumerate(floating):
-        tensor = spoilt[i] = leaves[i].detach().clone()
+        tensor = leaves[i].detach().clone()
         rows = tensor.reshape(len(tensor), -1) if tensor.ndim else tensor.reshape(1, 1)
         for j, value in enumerate(values[: 1 if len(rows) < len(values) * len(floating) else None]):
             row = (k + j * len(floating)) % len(rows)
             rows[row, int(torch.randint(rows.shape[1], (), generator=generator))] = value
-        spoilt[i] = rows.reshape(tensor.shape)
-    return (
-        [
-            Trial(
-                "NaN and Inf" if infinities else "NaN",
-                pytree.tree_unflatten(spoilt, spec),
-                True,
-                optional=True,
-                finite=False,
-            )
-        ]
-        if floating
-        else []
-    )
+        mixed[i] = rows.reshape(tensor.shape)
+    name = "NaN and Inf" if infinities else "NaN"
+    arguments = subject.arguments.with_leaves(mixed)
+    return [Trial(name, arguments, hostile=True, optional=True, finite=False)] if floating else []
 
 
-def hostile(run: Repeatable, infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+def hostile(subject: Subject, infos: Sequence[TensorInfo]) -> list[Trial]:
     """Return every class of values of the battery in the floating inputs.
 
     A fusion's own parameters, where they are an input, stay as given but for NaN and Inf.
     """
-    module = run.module
-    leaves, spec = pytree.tree_flatten(args)
-    tensors = _places(leaves)
-    floating = [i for i in tensors if leaves[i].dtype.is_floating_point and leaves[i].ndim]
-    names = [info.name for info, i in zip(infos, tensors, strict=True) if i in floating]
-    call = bare_call(module, args)
-    kept = {i for i in floating if isinstance(module, Fusion) and call is not None and leaves[i] is call[2]}
-    bounded = call is not None and derived(*call) is not None  # says itself where the order decides what overflows
-    largest = None if bounded else _largest(run, leaves, spec, floating)
+    leaves, places, call = subject.arguments.leaves, subject.arguments.places, subject.call
+    floating = [i for i in places if leaves[i].dtype.is_floating_point and leaves[i].ndim]
+    names = [info.name for info, i in zip(infos, places, strict=True) if i in floating]
+    parameters = {
+        i for i in floating if isinstance(subject.module, Fusion) and call is not None and leaves[i] is call.w
+    }
+    # a bound says itself where the order decides what overflows
+    bounded = call is not None and derived(call.fusion.in_form(), call.xs, call.w) is not None
+    largest = None if bounded else _largest(subject, floating)
     trials = []
-    for name, drawn in battery.values([leaves[i] for i in floating], names, largest=largest):
-        spoilt = " in " in name
+    for name, values in battery.values([leaves[i] for i in floating], names, largest=largest):
+        one_input = " in " in name
         mixed = list(leaves)
-        for i, tensor in zip(floating, drawn, strict=True):
-            if i not in kept or (spoilt and not tensor.isfinite().all()):
+        for i, tensor in zip(floating, values, strict=True):
+            if i not in parameters or (one_input and not tensor.isfinite().all()):
                 mixed[i] = tensor
-        finite = all(t.isfinite().all() for t in drawn)
-        trials.append(Trial(name, pytree.tree_unflatten(mixed, spec), hostile=True, finite=finite))
+        finite = all(t.isfinite().all() for t in values)
+        trials.append(Trial(name, subject.arguments.with_leaves(mixed), hostile=True, finite=finite))
     return trials
 
 
-def many_rows(infos: Sequence[TensorInfo], args: tuple[Any, ...], limits: Limits = _NONE) -> list[Trial]:
+def many_rows(subject: Subject, infos: Sequence[TensorInfo], limits: Limits = _NONE) -> list[Trial]:
     """Return the inputs with `ROWS` along their first axis, where that is dynamic, and may be so long.
 
     The floating values are log-uniform from 2^-20 to 2^20, of either sign, so that no decade is left out.
     """
-    leaves, spec = pytree.tree_flatten(args)
+    leaves = subject.arguments.leaves
     generator = torch.Generator().manual_seed(3)
-    grown = list(leaves)
+    mixed = list(leaves)
     axes = {str(info.shape[0]) for info in infos if info.shape and not isinstance(info.shape[0], int)} - limits.keys()
-    for i, info in zip(_places(leaves), infos, strict=True):
+    for i, info in zip(subject.arguments.places, infos, strict=True):
         tensor = leaves[i]
         for axis, size in enumerate(info.shape or ()):
             if str(size) in axes:
@@ -188,40 +173,72 @@ def many_rows(infos: Sequence[TensorInfo], args: tuple[Any, ...], limits: Limits
             signs = torch.randint(2, tensor.shape, generator=generator) * 2 - 1
             largest = torch.finfo(tensor.dtype).max / 256
             tensor = (signs * torch.exp2(exponents).clamp(max=largest)).to(tensor)
-        grown[i] = tensor
-    if not axes or sum(t.numel() for t in grown if isinstance(t, torch.Tensor)) > LARGEST:
+        mixed[i] = tensor
+    arguments = subject.arguments.with_leaves(mixed)
+    if not axes or sum(t.numel() for t in arguments.tensors) > LARGEST:
         return []
-    return [Trial(f"{', '.join(sorted(axes))} {ROWS}, log-uniform", pytree.tree_unflatten(grown, spec), hostile=True)]
+    return [Trial(f"{', '.join(sorted(axes))} {ROWS}, log-uniform", arguments, hostile=True)]
 
 
-def layouts(infos: Sequence[TensorInfo], args: tuple[Any, ...]) -> list[Trial]:
+def layouts(subject: Subject, infos: Sequence[TensorInfo]) -> list[Trial]:
     """Return the inputs in every layout of the battery, as torch tensors and as numpy arrays."""
-    leaves, spec = pytree.tree_flatten(args)
-    tensors = _places(leaves)
-    shaped = {i: dict(battery.layouts(leaves[i].detach())) for i in tensors}
+    leaves = subject.arguments.leaves
+    copies = {i: dict(battery.layouts(leaves[i].detach())) for i in subject.arguments.places}
     trials = []
-    for name in dict.fromkeys(name for each in shaped.values() for name in each):
-        laid = pytree.tree_unflatten([shaped.get(i, {}).get(name, leaf) for i, leaf in enumerate(leaves)], spec)
-        trials.append(Trial(name, laid))
+    for name in dict.fromkeys(name for each in copies.values() for name in each):
+        mixed = [copies.get(i, {}).get(name, leaf) for i, leaf in enumerate(leaves)]
+        arguments = subject.arguments.with_leaves(mixed)
+        trials.append(Trial(name, arguments))
         if all(info.dtype != "bfloat16" for info in infos):
-            trials.append(Trial(f"{name}, as numpy arrays", laid, numpy=True))
+            trials.append(Trial(f"{name}, as numpy arrays", arguments, numpy=True))
     return trials
 
 
-def _largest(run: Repeatable, leaves: list[Any], spec: Any, floating: list[int]) -> float:
+def _largest(subject: Subject, floating: list[int]) -> float:
     """Return how large a network's inputs may be without overflow in it, where no bound says what overflows."""
+    leaves = subject.arguments.leaves
     largest = min((torch.finfo(leaves[i].dtype).max for i in floating), default=1.0)
     while largest > 16:
         filled = [torch.full_like(leaf, largest) if i in floating else leaf for i, leaf in enumerate(leaves)]
-        if all(y.isfinite().all() for y in outputs(run, pytree.tree_unflatten(filled, spec))):
+        if all(y.isfinite().all() for y in subject.outputs(subject.arguments.with_leaves(filled))):
             break
         largest /= 16
     return largest / 16
 
 
-def _places(leaves: Sequence[Any]) -> list[int]:
-    return [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-
-
 def _label(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def resampled(
+    tensor: torch.Tensor, axis: int, size: int, generator: torch.Generator, *, whole: bool = False
+) -> torch.Tensor:
+    """Return the tensor with another size along an axis; values drawn from its own, whole slices for whole numbers.
+
+    whole: slices of floating tensors, too.
+
+    Where its values all differ, so do those that are drawn: beyond their number, values between two of them are taken.
+    """
+    shape = [size if i == axis else s for i, s in enumerate(tensor.shape)]
+    tensor = tensor.detach()
+    if tensor.numel() == 0 or size == 0:
+        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    if whole or not tensor.dtype.is_floating_point:
+        rows = torch.randint(tensor.shape[axis], (size,), generator=generator).to(tensor.device)
+        return tensor.index_select(axis, rows)
+    count, values = int(np.prod(shape)), tensor.flatten()
+    if values.unique().numel() < values.numel():
+        return values[torch.randint(values.numel(), (count,), generator=generator).to(tensor.device)].reshape(shape)
+    order = torch.randperm(values.numel(), generator=generator)[:count].to(tensor.device)
+    drawn = values[order]
+    if len(drawn) < count:
+        first, second = torch.randint(values.numel(), (2, count - len(drawn)), generator=generator).to(tensor.device)
+        share = torch.rand(first.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        whole = bool((values == values.round()).all())
+        between = (
+            torch.where(share < 0.5, values[first], values[second])
+            if whole
+            else values[first].lerp(values[second], share.to(values))
+        )
+        drawn = torch.cat([drawn, between])
+    return drawn.reshape(shape)

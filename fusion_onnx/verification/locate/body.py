@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from fusion_onnx.verification.locate.graph import Group, computed
-from fusion_onnx.verification.locate.recording import Call
 from fusion_onnx.verification.tolerance import unit
-
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+from fusion_onnx.verification.trace import Call
 
 
 class Numbers:
@@ -17,7 +15,7 @@ class Numbers:
 
     def __init__(self, rank: int, dtype: Any, opset: int) -> None:
         self.rank, self.dtype, self.opset = rank, dtype, opset
-        self.made: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
 
     def constant(self, value: Any) -> Any:
@@ -32,8 +30,8 @@ class Numbers:
         from onnx import helper
 
         def compute(*inputs: Any, _outputs: int = 1, **attributes: Any) -> Any:
-            given = [f"i{i}" for i in range(len(inputs))]
-            node = helper.make_node(operator, given, [f"o{i}" for i in range(_outputs)], **attributes)
+            names = [f"i{i}" for i in range(len(inputs))]
+            node = helper.make_node(operator, names, [f"o{i}" for i in range(_outputs)], **attributes)
             return self._keep(operator, computed(node, inputs, self.opset))
 
         return compute
@@ -41,25 +39,25 @@ class Numbers:
     def _keep(self, operator: str, outputs: list[Any]) -> Any:
         name = operator.lower()
         self._counts[name] = self._counts.get(name, 0) + 1
-        self.made[f"{name}_{self._counts[name]}"] = outputs
+        self.results[f"{name}_{self._counts[name]}"] = outputs
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def expected(call: Call, opset: int) -> dict[str, Any]:
     """Return what each operator of the right body gives, by its name in the body. Raises what `decompose` does."""
     first = call.xs[0]
-    widen = first.dtype in _LOW_PRECISION and not call.fusion.exact
+    widen = call.fusion.computes_in(first.dtype) != first.dtype
     values = [t.numpy() for t in (*call.xs, *(p for _, p in call.parameters))]
     op = Numbers(first.ndim, np.dtype(np.float32) if widen else values[0].dtype, opset)
     if widen:
         values = [op._keep("Cast", [v.astype(np.float32)]) for v in values]
-    k, held = len(call.xs), len(call.xs) + len(call.buffers)
-    y = call.fusion.decompose(op, values[:k], values[held] if len(values) > held else None, *values[k:held])
+    k, end = len(call.xs), len(call.xs) + len(call.buffers)
+    y = call.written.decompose(op, values[:k], values[end] if len(values) > end else None, *values[k:end])
     if widen:
         op._keep("Cast", [y.astype(call.y.numpy().dtype)])
     elif any(y is v for v in values):
         op._keep("Identity", [y])
-    return op.made
+    return op.results
 
 
 def wrong_node(group: Group, call: Call, values: dict[str, Any]) -> str:
@@ -73,16 +71,16 @@ def wrong_node(group: Group, call: Call, values: dict[str, Any]) -> str:
         return ""
     for node in group.nodes:
         outputs = [values[name] for name in node.output if name in values]
-        wanted = right.get(node.name.rpartition("/")[2])
-        if not outputs or (node.op_type == "Constant" and wanted is None):
+        right_outputs = right.get(node.name.rpartition("/")[2])
+        if not outputs or (node.op_type == "Constant" and right_outputs is None):
             continue  # not computed, or a number for an operator to come, which will show what it does
-        if wanted is None or not _same(outputs, wanted):
+        if right_outputs is None or not _same(outputs, right_outputs):
             return group.inner(node.name)
     return ""
 
 
-def _same(outputs: list[Any], wanted: Any) -> bool:
-    return wanted is not None and len(outputs) == len(wanted) and all(map(_close, outputs, wanted))
+def _same(outputs: list[Any], right_outputs: Any) -> bool:
+    return right_outputs is not None and len(outputs) == len(right_outputs) and all(map(_close, outputs, right_outputs))
 
 
 def _close(a: Any, b: Any) -> bool:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.runtime import InputError, Session, SessionError
-from fusion_onnx.torch_op import DOMAIN
+from fusion_onnx.verification.tolerance import dtype_name
 
 if TYPE_CHECKING:
     import onnx
@@ -26,16 +27,16 @@ class NodeError(RuntimeError):
 class Group:
     """A fusion in the graph: one node with a function, or the nodes `name/...` that took its place.
 
-    nodes: the body. inputs and output: what the body calls them; arriving and leaving: what the graph does. first and
-    last: where the nodes are in the graph. inlined: whether the body's nodes are the graph's own.
+    nodes: the body. inputs and output: what the body calls them; graph_inputs and graph_output: what the graph does.
+    first and last: where the nodes are in the graph. inlined: whether the body's nodes are the graph's own.
     """
 
     name: str
     nodes: "tuple[onnx.NodeProto, ...]"
     inputs: tuple[str, ...]
     output: str
-    arriving: tuple[str, ...]
-    leaving: str
+    graph_inputs: tuple[str, ...]
+    graph_output: str
     first: int
     last: int
     inlined: bool
@@ -85,18 +86,17 @@ class Graph:
         if node.domain == DOMAIN:
             for body in self.proto.functions:
                 if (body.domain, body.name) == (node.domain, node.op_type):
-                    formal, nodes = tuple(body.input), tuple(body.node)
-                    arriving, opset = tuple(node.input), _opset(body.opset_import)
-                    return Group(name, nodes, formal, body.output[0], arriving, node.output[0], *place, False, opset)
+                    names, nodes = tuple(body.input), tuple(body.node)
+                    inputs, opset = tuple(node.input), _opset(body.opset_import)
+                    return Group(name, nodes, names, body.output[0], inputs, node.output[0], *place, False, opset)
             raise SessionError(f"{name}: the file holds no function {node.op_type}; export it anew.")
         nodes = tuple(self.nodes[i] for i in indices)
-        made = {value for n in nodes for value in n.output}
-        taken = dict.fromkeys(value for n in nodes for value in n.input if value and value not in made)
+        inner = {value for n in nodes for value in n.output}
+        inputs = tuple(dict.fromkeys(v for n in nodes for v in n.input if v and v not in inner))
         outside = {v for i, n in enumerate(self.nodes) if i not in set(indices) for v in n.input} | set(self.outputs)
-        leaving = [value for n in nodes for value in n.output if value in outside] or [nodes[-1].output[0]]
-        arriving = tuple(taken)
+        output = ([value for n in nodes for value in n.output if value in outside] or [nodes[-1].output[0]])[-1]
         opset = _opset(self.proto.opset_import)
-        return Group(name, nodes, arriving, leaving[-1], arriving, leaving[-1], *place, True, opset)
+        return Group(name, nodes, inputs, output, inputs, output, *place, True, opset)
 
     def maker_name(self, value: str) -> str:
         """Return the name of the node, the input or the constant that a value comes from."""
@@ -179,24 +179,26 @@ class Graph:
         session = self._sessions[key]
         return {**known, **dict(zip(names, session.run(*tensors), strict=True))}
 
-    def given(self, names: Sequence[str], tensors: Sequence[Any]) -> dict[str, Any]:
+    def values_of(self, names: Sequence[str], tensors: Sequence[Any]) -> dict[str, Any]:
         """Return some of the values by their names, those that the model makes for these inputs."""
         known = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
-        wanted = [name for name in dict.fromkeys(names) if name not in known]
-        if not wanted:
+        missing = [name for name in dict.fromkeys(names) if name not in known]
+        if not missing:
             return known
         import onnx
 
         part = onnx.ModelProto()
         part.CopyFrom(self.proto)
         del part.graph.output[:]
-        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
         return {
             **known,
-            **dict(zip(wanted, self._session(("given", *wanted), part, self.home).run(*tensors), strict=True)),
+            **dict(zip(missing, self._session(("values", *missing), part, self.home).run(*tensors), strict=True)),
         }
 
-    def alone(self, group: Group, feeds: Mapping[str, Tensor], providers: Any, *, all_values: bool = False) -> Any:
+    def run_isolated(
+        self, group: Group, feeds: Mapping[str, Tensor], providers: Any, *, all_values: bool = False
+    ) -> Any:
         """Run a fusion's body in ONNX Runtime; return its output, or all values by name. Raises SessionError."""
         names = [name for node in group.nodes for name in node.output if name] if all_values else [group.output]
         key = (group.name, str(providers), all_values)
@@ -211,8 +213,8 @@ class Graph:
         kinds = {name: _elem_type(tensor) for name, tensor in feeds.items()}
         inputs = [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in names]
-        held = [t for t in self.proto.graph.initializer if t.name in group.inputs and t.name not in feeds]
-        graph = onnx.helper.make_graph(group.nodes, "part", inputs, outputs, held)
+        constants = [t for t in self.proto.graph.initializer if t.name in group.inputs and t.name not in feeds]
+        graph = onnx.helper.make_graph(group.nodes, "part", inputs, outputs, constants)
         return onnx.helper.make_model(
             graph, opset_imports=_imports(self.proto, group.opset), ir_version=self.proto.ir_version
         )
@@ -258,7 +260,7 @@ def _elem_type(tensor: Tensor) -> int:
     from onnx import TensorProto
 
     names = {"float32": "FLOAT", "float64": "DOUBLE"}
-    name = str(tensor.dtype).removeprefix("torch.")
+    name = dtype_name(tensor)
     return int(TensorProto.DataType.Value(names.get(name, name.upper())))
 
 

@@ -6,40 +6,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.verification.locate.case import Case, floating
-from fusion_onnx.verification.locate.recording import dtype_of
-from fusion_onnx.verification.tolerance import array
+from fusion_onnx.verification.locate.trial_run import TrialRun, floating
+from fusion_onnx.verification.tolerance import array, dtype_name
 
 
-def blamed(case: Case, name: str, wanted: Tensor | None) -> str:
+def blamed(run: TrialRun, name: str, expected: Tensor | None) -> str:
     """Return the first ordinary node on the way to a wrong value after which eager has nothing like it, or "".
 
     A value like some other of eager's was computed rightly and only brought to the wrong place.
     """
-    if name in case.graph.inputs or name not in case.graph.maker or case.graph.owner(name):
+    if name in run.graph.inputs or name not in run.graph.maker or run.graph.owner(name):
         return ""
-    got = case.values.get(name)
-    if got is not None and (not floating(got) or _known(case, got, wanted)):
+    result = run.values.get(name)
+    if result is not None and (not floating(result) or _known(run, result, expected)):
         return ""
-    node = case.graph.nodes[case.graph.maker[name]]
+    node = run.graph.nodes[run.graph.maker[name]]
     owner = str(node.name).partition("/")[0]
-    if owner in case.subject.rewritten:
+    if owner in run.candidate.rewritten:
         return owner
-    before = [blamed(case, value, None) for value in node.input if value]
-    return next((found for found in before if found), node.name or f"{node.op_type} → {name}")
+    before = [blamed(run, value, None) for value in node.input if value]
+    return next((culprit for culprit in before if culprit), node.name or f"{node.op_type} → {name}")
 
 
-def _known(case: Case, got: Any, wanted: Tensor | None) -> bool:
+def _known(run: TrialRun, result: Any, expected: Tensor | None) -> bool:
     """Whether eager computes this value somewhere, not counting the one that should be here."""
-    shape, dtype = tuple(got.shape), dtype_of(got)
-    for i, value in enumerate(case.eager.values):
-        if tuple(value.shape) != shape or dtype_of(value) != dtype:
+    shape, dtype = tuple(result.shape), dtype_name(result)
+    for i, value in enumerate(run.eager.values):
+        if tuple(value.shape) != shape or dtype_name(value) != dtype:
             continue
-        if wanted is not None and value.shape == wanted.shape and torch.equal(value, wanted):
+        if expected is not None and value.shape == expected.shape and torch.equal(value, expected):
             continue
-        if not case.differs(("any", "", i), value, got):
+        if not run.differs(("any", "", i), value, result):
             return True
     return any(
-        tuple(t.shape) == shape and dtype_of(t) == dtype and np.array_equal(array(t), array(got), equal_nan=True)
-        for t in case.tensors
+        tuple(t.shape) == shape and dtype_name(t) == dtype and np.array_equal(array(t), array(result), equal_nan=True)
+        for t in run.tensors
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fusion_onnx.errors import FusionError
+from fusion_onnx.errors import FusionError, suggestion
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -59,13 +59,9 @@ def lookup(name: str) -> Any:
     """
     known = _known()
     if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, 3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise FusionError(
-            f"unknown function {name!r}.{hint} Known are the activations of torch.nn.functional and torch.nn, and what "
-            "fusion_onnx.register_function(name, function) was given."
+            f"unknown function {name!r}.{suggestion(name, known, 3)} Known are the activations of torch.nn.functional "
+            "and torch.nn, and what fusion_onnx.register_function(name, function) was given."
         )
     return known[name]
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,32 +10,25 @@ import numpy as np
 import torch
 
 from fusion_onnx.contract import Fusion
-from fusion_onnx.forms import forms_in
-from fusion_onnx.layer import bare_fusion
+from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.layer import bare_fusion
+from fusion_onnx.file_format import forms_in
 from fusion_onnx.runtime import Session
 from fusion_onnx.verification import trials
-from fusion_onnx.verification.arguments import arguments, call, opened
+from fusion_onnx.verification.arguments import Arguments, arguments, call, opened
 from fusion_onnx.verification.compare import judge
-from fusion_onnx.verification.declared import false_shapes
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
+from fusion_onnx.verification.locate.search import located
 from fusion_onnx.verification.randomness import drawing, repeats
-from fusion_onnx.verification.repeatable import Repeatable
-from fusion_onnx.verification.tolerance import (
-    BITS,
-    DERIVED,
-    Measured,
-    Tolerance,
-    array,
-    bare_call,
-    derived,
-    outputs,
-)
-from fusion_onnx.verification.trials import Trial, tensors_of
+from fusion_onnx.verification.repeatable import Repeatable, tensors_in
+from fusion_onnx.verification.shapes import false_shapes
+from fusion_onnx.verification.subject import FusionCall, Subject
+from fusion_onnx.verification.tolerance import BITS, DERIVED, SAME_BITS, MeasuredTolerance, Tolerance, array, derived
+from fusion_onnx.verification.trials import Trial
 from fusion_onnx.verification.verdict import Finding, Verdict
 
 FEW, DOUBT = 4, 0.5
 """So many shadows say enough where the largest error is below this share of what they allow."""
-_BITWISE = (torch.float16, torch.float32, torch.float64)
 
 
 def verify(
@@ -74,35 +67,27 @@ def verify(
         SessionError: the model cannot be loaded. FusionError: the inputs break a fusion's contract.
     """
     module = opened(module)
-    session = Session(model, providers, spin=False)  # PyTorch runs between its calls
-    fused = session if session.fused else None
-    if fused:
-        session = Session(model, providers, fuse=False, spin=False)
-    args = arguments(module, _drawn(module, session) if inputs is None and not kwargs else inputs, kwargs)
+    file = Model(model, providers, (*OPERATORS, *known))
+    inputs = _drawn(module, file.session) if inputs is None and not kwargs else inputs
+    example = Arguments(arguments(module, inputs, kwargs))
     # the module's random numbers are not the caller's
-    with torch.random.fork_rng(), evaluating(module) as run:
-        findings, rule = _findings(run, Models(model, session, fused, (*OPERATORS, *known)), args, battery)
-        if battery and bare_call(module, args) is None and all(finding.passed for finding in findings):
-            findings += _fusion_by_fusion(module, model, args, providers)
-    return Verdict(tuple(findings), tuple(session.providers), rule)
+    with torch.random.fork_rng(), Repeatable(module) as run:
+        subject = Subject(run, example)
+        return _verdict(subject, file, providers, battery)
 
 
-def evaluating(module: torch.nn.Module) -> Repeatable:
-    """Put the module into eval mode, and back; called meanwhile, what is entered runs it and leaves no trace in it."""
-    return Repeatable(module)
-
-
-@dataclass(frozen=True)
-class Models:
+class Model:
     """The file, and what runs it: ONNX Runtime's own operators, and the fused kernels where there are any.
 
-    known: what of their differences is documented.
+    known: which differences are documented. forms: in which form the file has each fusion.
     """
 
-    file: Any
-    session: Session
-    fused: Session | None
-    known: tuple[Difference, ...]
+    def __init__(self, file: Any, providers: Any, known: tuple[Difference, ...]) -> None:
+        self.file, self.known = file, known
+        session = Session(file, providers, spin=False)  # PyTorch runs between its calls
+        self.fused = session if session.fused else None
+        self.session = Session(file, providers, fuse=False, spin=False) if self.fused else session
+        self.forms = forms_in(session.metadata)
 
     def run(self, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Return the outputs of both; the same where there are no kernels."""
@@ -110,58 +95,74 @@ class Models:
         return outputs, self.fused.run(*tensors) if self.fused else outputs
 
 
-def _findings(run: Repeatable, models: Models, args: tuple[Any, ...], battery: bool) -> tuple[list[Finding], str]:
-    module, session = run.module, models.session
-    if len(tensors_of(args)) != len(session.inputs):
-        detail = f"the model takes {len(session.inputs)} inputs, the module is given {len(tensors_of(args))} tensors"
+def _verdict(subject: Subject, model: Model, providers: Any, battery: bool) -> Verdict:
+    findings, rule = _findings(subject, model, battery)
+    if battery and subject.call is None and all(finding.passed for finding in findings):
+        # each fusion of a network to its own bound and its own weights: what an output may lose hides more
+        location = located(subject, model.file, providers)
+        if location and location.fusion:
+            findings.append(_broken("fusion by fusion", "fusion", str(location)))
+    return Verdict(tuple(findings), tuple(model.session.providers), rule)
+
+
+def _findings(subject: Subject, model: Model, battery: bool) -> tuple[list[Finding], str]:
+    infos = model.session.inputs
+    count = len(subject.arguments.places)
+    if count != len(infos):
+        detail = f"the model takes {len(infos)} inputs, the module is given {count} tensors"
         return [_broken("the inputs", "count", detail)], DERIVED
     state = torch.get_rng_state()
-    result = call(run, args)
+    result = call(subject.run, subject.arguments.args)
     drew = not torch.equal(state, torch.get_rng_state())
-    once = tensors_of(result)
-    if (operators := drawing(run, args) if drew else "") or not repeats(run, args, once):
+    once = tensors_in(result)
+    operators = drawing(subject.run, subject.arguments.args) if drew else ""
+    if operators or not repeats(subject.run, subject.arguments.args, once):
         why = f": it draws random numbers in eval mode ({operators})" if operators else ""
         detail = f"the module gives different results for the same inputs{why}; nothing can be equal to it"
         return [_broken("as given", "eager", detail)], DERIVED
-    if wrong := _misnamed(result, [info.name for info in session.outputs]):
+    if wrong := _misnamed(result, [info.name for info in model.session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
-    forms = forms_in(session.metadata)
-    judged = Judge(run, args, session.providers, forms)
-    tried = trials.sizes(module, session.inputs, args, session.limits)
-    tried += trials.masks(args) + trials.nonfinite(session.inputs, args, _keeps_infinities(module, forms))
-    if battery:
-        tried += trials.hostile(run, session.inputs, args)
-        tried += trials.many_rows(session.inputs, args, session.limits)
-        tried += trials.layouts(session.inputs, args)
-    found: list[Finding] = []
+    judged = Judge(subject, model.session.providers, model.forms)
+    findings: list[Finding] = []
     compared = False
-    for trial in tried:
+    for trial in _trials(subject, model, battery):
         try:
-            eager, trial = (once, trial) if trial.args is args else _run(run, trial)
+            eager, trial = (once, trial) if trial.arguments is subject.arguments else _run(subject, trial)
         except Exception as error:
             if trial.optional:
                 continue  # such as a variance over one row: not in the module's domain
-            found.append(_broken(trial.case, "eager", f"the module itself does not run on this: {error}"))
+            findings.append(_broken(trial.name, "eager", f"the module itself does not run on this: {error}"))
             continue
+        tensors = trial.arguments.tensors
         try:
-            tensors = tensors_of(trial.args)
-            both = models.run([t.detach().cpu().numpy() for t in tensors] if trial.numpy else tensors)
+            both = model.run([t.detach().cpu().numpy() for t in tensors] if trial.numpy else tensors)
         except Exception as error:
-            found.append(_broken(trial.case, "run", str(error)))
+            findings.append(_broken(trial.name, "run", str(error)))
             continue
         if len(eager) != len(both[0]):
-            found.append(_broken(trial.case, "count", f"the model gives {len(both[0])} outputs, eager {len(eager)}"))
+            detail = f"the model gives {len(both[0])} outputs, eager {len(eager)}"
+            findings.append(_broken(trial.name, "count", detail))
             continue
-        if false := false_shapes(
-            session.inputs, session.outputs, *([v.shape for v in vs] for vs in (tensors, both[0]))
-        ):
-            found.append(_broken(trial.case, "declared", " ".join(false)))
+        shapes = [[v.shape for v in values] for values in (tensors, both[0])]
+        if false := false_shapes(infos, model.session.outputs, *shapes):
+            findings.append(_broken(trial.name, "declared", " ".join(false)))
             continue
         compared = compared or any(np.isfinite(array(y)).any() for y in eager)
-        found += _judged(judged, models, trial, eager, both)
-    if not compared and any(finding.shape and 0 not in finding.shape for finding in found):
-        found.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
-    return found, judged.rule
+        findings += _judged(judged, model, trial, eager, both)
+    if not compared and any(finding.shape and 0 not in finding.shape for finding in findings):
+        findings.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
+    return findings, judged.rule
+
+
+def _trials(subject: Subject, model: Model, battery: bool) -> list[Trial]:
+    infos, limits = model.session.inputs, model.session.limits
+    chosen = trials.sizes(subject, infos, limits) + trials.masks(subject)
+    chosen += trials.nonfinite(subject, _keeps_infinities(subject.module, model.forms))
+    if battery:
+        chosen += trials.hostile(subject, infos)
+        chosen += trials.many_rows(subject, infos, limits)
+        chosen += trials.layouts(subject, infos)
+    return chosen
 
 
 def _keeps_infinities(module: torch.nn.Module, forms: Mapping[str, str]) -> bool:
@@ -174,24 +175,24 @@ def _keeps_infinities(module: torch.nn.Module, forms: Mapping[str, str]) -> bool
     lax = {
         name
         for part in module.modules()
-        if isinstance(part, Fusion) or type(part).__name__ == "Isolated"
+        if isinstance(part, Fusion) or hasattr(part, "forms")  # a part may stand for a fusion's call
         for name, form in part.forms().items()  # type: ignore[operator]
-        if not form.infinities
+        if not form.propagates_inf
     }
     return lax.isdisjoint(forms.values())
 
 
-def _run(run: Repeatable, trial: Trial) -> tuple[list[torch.Tensor], Trial]:
+def _run(subject: Subject, trial: Trial) -> tuple[list[torch.Tensor], Trial]:
     """Run the module on a trial, or where it is not made for that, on the first other that it is made for."""
     if not trial.finite:
         with _plain_attention():
-            return outputs(run, trial.args), trial
+            return subject.outputs(trial.arguments), trial
     try:
-        return outputs(run, trial.args), trial
+        return subject.outputs(trial.arguments), trial
     except Exception:
         for other in trial.instead:
             with contextlib.suppress(Exception):
-                return outputs(run, other.args), other
+                return subject.outputs(other.arguments), other
         raise
 
 
@@ -207,33 +208,33 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _judged(
-    judged: "Judge", models: Models, trial: Trial, eager: list[torch.Tensor], both: tuple[list[Any], list[Any]]
+    judged: "Judge", model: Model, trial: Trial, eager: list[torch.Tensor], both: tuple[list[Any], list[Any]]
 ) -> list[Finding]:
     """Hold both runs of a trial to the tolerance: from few shadows where they leave no doubt, else from all."""
-    infos = models.session.outputs
-    found: list[Finding] = []
+    infos = model.session.outputs
+    findings: list[Finding] = []
     for tolerances in judged.tolerances(trial, eager):
-        found = [
-            _worse(trial.case, info.name, a, b, c, tolerance)
+        findings = [
+            _worse(trial.name, info.name, a, b, c, tolerance)
             for info, a, b, c, tolerance in zip(infos, eager, *both, tolerances, strict=True)
         ]
-        if all(finding.passed and finding.ratio < DOUBT for finding in found):
+        if all(finding.passed and finding.ratio < DOUBT for finding in findings):
             break
-    if all(finding.passed for finding in found):
-        return found
-    given = models.file, models.session.providers, trial.case, tensors_of(trial.args)
-    known = in_network(models.known, *given)
+    if all(finding.passed for finding in findings):
+        return findings
+    trial_of_file = model.file, model.session.providers, trial.name, trial.arguments.tensors
+    known = in_network(model.known, *trial_of_file)
     excused = dict.fromkeys(("nan", "inf", "error"), known)
-    if known and any(finding.failed == "shape" for finding in found):
-        excused["shape"] = in_network([d for d in models.known if d.sizes], *given)
-    return [replace(f, known=excused.get(f.failed, {}).get(f.output, "")) for f in found]
+    if known and any(finding.failed == "shape" for finding in findings):
+        excused["shape"] = in_network([d for d in model.known if d.sizes], *trial_of_file)
+    return [replace(f, known=excused.get(f.failed, {}).get(f.output, "")) for f in findings]
 
 
-def _worse(case: str, name: str, eager: torch.Tensor, model: Any, fused: Any, tolerance: Tolerance) -> Finding:
-    finding = judge(case, name, eager, model, tolerance)
+def _worse(trial: str, name: str, eager: torch.Tensor, model: Any, fused: Any, tolerance: Tolerance) -> Finding:
+    finding = judge(trial, name, eager, model, tolerance)
     if not finding.passed or fused is model:
         return finding
-    by_kernel = judge(f"{case}, fused", name, eager, fused, tolerance)
+    by_kernel = judge(f"{trial}, fused", name, eager, fused, tolerance)
     return finding if by_kernel.passed else by_kernel
 
 
@@ -253,22 +254,15 @@ class Judge:
     """Chooses the tolerance: the same bits, the strategy's bound, or what rounding does to each entry of a network."""
 
     def __init__(
-        self,
-        run: Repeatable,
-        args: tuple[Any, ...],
-        providers: list[str],
-        forms: Mapping[str, str] = MappingProxyType({}),
+        self, subject: Subject, providers: Sequence[str], forms: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        self._module, self._forms = run.module, forms
-        call = self._call(args)
-        self._bits = (
-            call is not None
-            and call[0].bitwise
-            and providers == ["CPUExecutionProvider"]
-            and call[1][0].dtype in _BITWISE
-        )
-        self._args, self._first = args, None if call is None else derived(*call)
-        self._measured = Measured(run, run.module) if self._first is None else None
+        self._subject, self._forms = subject, forms
+        self._first, self._bits = None, False
+        if subject.call is not None:
+            written, xs, w = self._written(subject.call)
+            self._first = derived(written, xs, w)
+            self._bits = written.bitwise and list(providers) == ["CPUExecutionProvider"] and xs[0].dtype in SAME_BITS
+        self._measured = MeasuredTolerance(subject.run.outputs, subject.module) if self._first is None else None
 
     @property
     def rule(self) -> str:
@@ -281,37 +275,28 @@ class Judge:
 
     def tolerances(self, trial: Trial, eager: list[torch.Tensor]) -> Iterator[list[Tolerance]]:
         """Give the tolerances, from more and more runs of a network: the last take decisions apart."""
+        args = trial.arguments.args
         if self._measured is not None:
-            yield self._measured(trial.args, eager, trial.hostile, FEW)
-            limits = self._measured(trial.args, eager, trial.hostile)
+            yield self._measured(args, eager, trial.hostile, FEW)
+            limits = self._measured(args, eager, trial.hostile)
             yield limits
-            decisions = self._measured.decisions(trial.args, eager)
+            decisions = self._measured.decisions(args, eager)
             yield [replace(t, decisions=d) for t, d in zip(limits, decisions, strict=True)]
             return
-        call = None if trial.args is self._args else self._call(trial.args)
-        tolerance = self._first if call is None else derived(*call)
+        tolerance = self._first
+        if trial.arguments is not self._subject.arguments:
+            call = self._subject.call_with(trial.arguments)
+            tolerance = tolerance if call is None else derived(*self._written(call))
         assert tolerance is not None
         yield [replace(tolerance, rule=BITS, bits=True) if self._bits else tolerance]
 
-    def _call(self, args: tuple[Any, ...]) -> tuple[Fusion, list[torch.Tensor], torch.Tensor | None] | None:
-        """Return the call of a bare fusion, in the form that the file says it has."""
-        call = bare_call(self._module, args)
-        return call and (call[0].as_written(self._forms), *call[1:])
+    def _written(self, call: FusionCall) -> tuple[WrittenFusion, list[torch.Tensor], torch.Tensor | None]:
+        """Return a bare fusion's call in the form that the file says it has."""
+        return call.fusion.as_written(self._forms), call.xs, call.w
 
 
-def _fusion_by_fusion(module: torch.nn.Module, model: Any, args: tuple[Any, ...], providers: Any) -> list[Finding]:
-    """Hold each fusion of a network to its own bound and its own weights: what a network's output may lose hides more.
-
-    Other models than those exported here have no fusions in them, and are left alone.
-    """
-    from fusion_onnx.verification.locate import locate
-
-    found = locate(module, model, args, providers)
-    return [_broken("fusion by fusion", "fusion", str(found))] if found and found.fusion else []
-
-
-def _broken(case: str, failed: str, detail: str) -> Finding:
-    return Finding(case, "", (), "", failed, detail, float("inf"), 0.0, float("inf"), ())
+def _broken(trial: str, failed: str, detail: str) -> Finding:
+    return Finding(trial, "", (), "", failed, detail, float("inf"), 0.0, float("inf"), ())
 
 
 def _drawn(module: torch.nn.Module, session: Session) -> tuple[Any, ...]:

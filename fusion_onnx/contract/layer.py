@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract import Fusion
+from fusion_onnx.contract.fusion import Fusion
 from fusion_onnx.errors import FusionError
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from fusion_onnx import functions as _functions
+from fusion_onnx.contract import callables
 from fusion_onnx.errors import FusionError
 
 
@@ -45,11 +45,11 @@ class function:
 
         Raises FusionError for a name that is not on the allow-list, and for a result that is not a tensor.
         """
-        for f in _functions.resolve(functions):
+        for f in callables.resolve(functions):
             x = f(x)
             if not isinstance(x, Tensor):
                 raise FusionError(
-                    f"a pre- or postprocess function returns one tensor; {_functions.describe(f)} returned "
+                    f"a pre- or postprocess function returns one tensor; {callables.describe(f)} returned "
                     f"{type(x).__name__}. Wrap it, as in `lambda x: f(x)[0]`."
                 )
         return x
@@ -70,7 +70,7 @@ class function:
         def renamed(config: dict[str, Any]) -> dict[str, Any]:
             return {class_name: config["function_class"], parameter_name: config["function_parameters"]}
 
-        configs = _functions.to_configs(_functions.resolve(functions))
+        configs = callables.to_configs(callables.resolve(functions))
         return list(map(renamed, configs)) if isinstance(configs, list) else configs and renamed(configs)
 
 

@@ -1,4 +1,4 @@
-"""The base of what watches a module's operators while it runs."""
+"""`OperatorMode`: the base of what watches a module's operators while it runs."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Watching(TorchDispatchMode):
+class OperatorMode(TorchDispatchMode):
     """Sees every operator that runs while it is entered, those in the branch that a `torch.cond` takes too.
 
     A subclass gives `operator(func, args, kwargs)`, which runs `func` and returns its result. What is compiled is run

@@ -1,0 +1,56 @@
+"""The words of an exported file: the domain of its fusions, and the facts in its metadata.
+
+Each entry of the metadata has a key `fusion_onnx.<name>` (one of the constants below) and holds text, or JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+DOMAIN = "fusion_onnx"
+"""Of the fusions' nodes, of the functions that are their bodies, and of the torch ops that they come from."""
+
+VERSION, VERIFICATION = f"{DOMAIN}.version", f"{DOMAIN}.verification"
+FUSIONS = f"{DOMAIN}.fusions"
+"""The config of each fusion, by its node's name."""
+FORMS = f"{DOMAIN}.forms"
+"""In which form each fusion is written and why, by its node's name; see `facts_of_forms`."""
+ALGEBRA = f"{DOMAIN}.algebra"
+"""What `export(optimize="algebra")` did not do, and why."""
+ENTRYWISE = f"{DOMAIN}.entrywise"
+"""Whether the model is one entrywise fusion: a session may compute it in blocks of rows."""
+LIMITS = f"{DOMAIN}.limits"
+"""Between which sizes each dynamic axis may be: {axis: [least, most or null]}."""
+
+
+def key(name: str) -> str:
+    """Return the key of an entry of the metadata."""
+    return f"{DOMAIN}.{name}"
+
+
+def text(fact: Any) -> str:
+    """Return a fact as an entry holds it: text as it is, all else as JSON."""
+    return fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
+
+
+def forms_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the form of each fusion, by its node's name; nothing where the file does not say."""
+    return _facts(metadata, "form")
+
+
+def algebra_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what `export(optimize="algebra")` did to which fusions, by their nodes' names."""
+    return _facts(metadata, "algebra")
+
+
+def facts_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return all that a file says of each fusion's form, by its node's name: see `Choice.facts` of the exporter."""
+    try:
+        facts = json.loads(metadata.get(FORMS, "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return {node: fact for node, fact in facts.items() if isinstance(fact, dict)} if isinstance(facts, dict) else {}
+
+
+def _facts(metadata: Mapping[str, str], name: str) -> dict[str, str]:
+    return {node: str(fact[name]) for node, fact in facts_in(metadata).items() if name in fact}
