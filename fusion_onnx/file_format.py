@@ -3,7 +3,6 @@
 Each entry of the metadata has a key `fusion_onnx.<name>` (one of the constants below) and holds text, or JSON.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +29,8 @@ def key(name: str) -> str:
 
 def text(fact: Any) -> str:
     """Return a fact as an entry holds it: text as it is, all else as JSON."""
+    import json  # which the first session of a process can do without
+
     return fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
 
 
@@ -45,6 +46,8 @@ def algebra_in(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def facts_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Return all that a file says of each fusion's form, by its node's name: see `Choice.facts` of the exporter."""
+    import json
+
     try:
         facts = json.loads(metadata.get(FORMS, "{}"))
     except json.JSONDecodeError:

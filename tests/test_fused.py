@@ -370,10 +370,10 @@ def test_constants_that_are_equal_or_equal_nothing_have_kernels_of_their_own():
         (y,) = Session(body([constant(zero, "n"), node("Div", "x1 n", "y")], ["x1"]), "cpu", fuse=True).run(x)
         assert (y == infinity).all()
     nan = body([constant(np.nan, "n"), node("Add", "x1 n", "y")], ["x1"])
-    before = len(fused._entered)
+    before = len(fused._registered)
     for _ in range(3):
         assert np.isnan(Session(nan, "cpu", fuse=True).run(x)[0]).all()
-    assert len(fused._entered) <= before + 1
+    assert len(fused._registered) <= before + 1
 
 
 def test_what_follows_a_fusion_learns_its_shape_from_the_data():

@@ -17,6 +17,7 @@ import fusion_onnx
 from fusion_onnx import Fusion
 from fusion_onnx.bench._tinybig import classes
 from fusion_onnx.fusions._projection import ProjectionFusion
+from fusion_onnx.runtime import OPENVINO_EXACT
 from fusion_onnx.runtime._ort import set_threads
 from fusion_onnx.runtime._probe import first_line
 
@@ -261,7 +262,7 @@ def openvino(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     model = exported(fusion, xs, w, dynamic=None, inline="all", providers="openvino")
     core = ov.Core()
     read = core.read_model(io.BytesIO(model))
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    options = {**OPENVINO_EXACT, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(read, "CPU", options).create_infer_request()
     for i, t in enumerate(xs):
         request.set_input_tensor(i, ov.Tensor(t.numpy(), shared_memory=True))

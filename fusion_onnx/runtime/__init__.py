@@ -9,6 +9,7 @@ from ._bound import Bound
 from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
+from ._plugin import EXACT as OPENVINO_EXACT
 from ._probe import ProviderStatus, alias_of, available_providers, diagnose
 from ._providers import auto_providers
 from ._session import Session
@@ -16,6 +17,7 @@ from ._types import TensorInfo
 from .fused import why_not_fused
 
 __all__ = [
+    "OPENVINO_EXACT",
     "Bound",
     "InputError",
     "ModelHeader",

@@ -11,7 +11,7 @@ INSTALL = 'pip install "fusion-onnx[openvino]"'
 _PACKAGE = "onnxruntime_ep_openvino"
 # On CPUs with bf16 instructions it multiplies matrices in bf16 unless told not to (relative error 2.4e-3), and it may
 # flush subnormals; ONNX Runtime's own provider does neither.
-_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
 
 
 def installed() -> bool:
@@ -72,7 +72,7 @@ def exact(options: Mapping[str, object], threads: int | None = None) -> dict[str
     except json.JSONDecodeError:
         config = None
     if not isinstance(config, Mapping) or not isinstance(config.get("CPU", {}), Mapping):
-        raise ValueError(f"load_config is {given!r}; give a mapping such as {{'CPU': {_EXACT}}}, or its JSON")
+        raise ValueError(f"load_config is {given!r}; give a mapping such as {{'CPU': {EXACT}}}, or its JSON")
     own = {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
-    cpu = {**_EXACT, **own, **config.get("CPU", {})}
+    cpu = {**EXACT, **own, **config.get("CPU", {})}
     return {**options, "load_config": json.dumps({**config, "CPU": cpu})}

@@ -1,33 +1,30 @@
 """Session: load a model, run it, and say what really ran."""
 
-import contextlib
 import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from . import _ort, _pairwise, _providers, _torch, fused
+from . import _ort, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
 from ._errors import InputError, SessionError
+from ._file_checks import check_bfloat16, check_domains, check_external, limits_in, rows_apart
 from ._inputs import Reader, arrange, check_shapes
 from ._instances import Graphs, Instances, sizes_of
-from ._model_file import ModelHeader, read_header
-from ._placement import RECORD_KEY, NodePlacement, check_all_on_cuda, placement
+from ._model_file import read_header
+from ._placement import NodePlacement, placement
 from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, TURNS, first_line
+from ._recipe import Recipe, fused_programs
 from ._types import TensorInfo, dtype_of_ort
 
-_STANDARD_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms.internal")
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
 _NO_SHAPE = object()
 _MUCH = 2**24
-_FATAL = 4  # ONNX Runtime's level of what it prints before it ends the process
-_LIMITS = "fusion_onnx.limits"
 
 
 class Session:
@@ -84,8 +81,8 @@ class Session:
         source = _source(model)
         header = read_header(source)
         self._where = f"{header.path!r}" if header.path is not None else "the model"
-        _check_domains(header, self._where, custom_domains)
-        _check_external(header, self._where, trust_options=session_options is not None)
+        check_domains(header, self._where, custom_domains)
+        check_external(header, self._where, trust_options=session_options is not None)
         ort = _ort.load()
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; give at least 1, or None for ONNX Runtime's choice")
@@ -97,9 +94,9 @@ class Session:
         plan = None
         if session_options is None or providers != "auto" or not _has_providers(options):
             plan = _providers.plan(ort, providers, threads)
-            _check_bfloat16(header, plan.names, self._where)
-        programs = _programs(source, header, plan, fuse, free=session_options is None)
-        recipe = _Recipe(ort, source, plan, self._where, threads, spin, programs)
+            check_bfloat16(header, plan.names, self._where)
+        programs = fused_programs(source, header, plan, fuse, free=session_options is None)
+        recipe = Recipe(ort, source, plan, self._where, threads, spin, programs)
         try:
             self._ort_session = recipe.make(options)
         except SessionError:
@@ -112,7 +109,7 @@ class Session:
         self.providers: list[str] = list(self._ort_session.get_providers())
         self.inputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_inputs(), header.inputs)
         self.outputs: tuple[TensorInfo, ...] = _describe(self._ort_session.get_outputs(), header.outputs)
-        self.limits: dict[str, tuple[int, int | None]] = _limits(header.metadata, self._where)
+        self.limits: dict[str, tuple[int, int | None]] = limits_in(header.metadata, self._where)
         readers = [Reader(info) for info in self.inputs]
         self._slots = tuple((reader.info.name, reader.dtype, reader) for reader in readers)
         self._output_names = [info.name for info in self.outputs]
@@ -125,7 +122,7 @@ class Session:
         self.fused: tuple[str, ...] = tuple(program.name for program in programs)
         self._plain = None if fuse or not programs else recipe._replace(programs=())
         self._unfusing = threading.Lock()
-        self._rows = () if programs else _rows(header, self.inputs, self.outputs, self.providers)
+        self._rows = () if programs else rows_apart(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
             static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
         self._instances = Instances(self._ort_session, recipe.static, static_shapes) if static_shapes else None
@@ -269,7 +266,7 @@ class Session:
         first = self.run(*values)
         return first if outputs is None else destinations(self.outputs, outputs, first, read)
 
-    def _unfuse(self, plain: "_Recipe") -> None:
+    def _unfuse(self, plain: "Recipe") -> None:
         """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
         with self._unfusing:
             if not self.fused:  # another thread was here
@@ -375,126 +372,14 @@ class _Engine:
         self.session, self.run, self.kernels, self.blocks = session, run, kernels, blocks
 
 
-class _Recipe(NamedTuple):
-    """All that it takes to make one more ONNX Runtime session of the model."""
-
-    ort: Any
-    source: str | bytes
-    plan: _providers.Plan | None
-    where: str
-    threads: int | None
-    spin: bool
-    programs: tuple[fused.Program, ...] = ()
-
-    def make(self, options: Any) -> Any:
-        """Make a session; no plan: the options hold the providers."""
-        if self.threads is not None:
-            _ort.set_threads(options, self.threads)
-        if not self.spin:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.add_session_config_entry(RECORD_KEY, "1")
-        only_cuda = self.plan is not None and self.plan.names == [CUDA]
-        if self.plan is not None and self.plan.strict and not only_cuda:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            if self.programs:
-                options.log_severity_level = max(options.log_severity_level, _FATAL)  # a refusal is no error to show
-                fused.enter(options, self.programs)
-            named = self.plan and _providers.hand_over(self.ort, options, self.plan)
-            # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
-            with TURNS if self.plan is not None and CUDA in self.plan.names else contextlib.nullcontext():
-                session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
-        except Exception as error:  # ONNX Runtime's errors share no base class but this
-            raise SessionError(_providers.explain(error, self.plan, self.where)) from error
-        if self.plan is not None:
-            _providers.check(self.plan, session.get_providers())
-        if only_cuda:  # ONNX Runtime's own check refuses what it puts on the CPU by design
-            check_all_on_cuda(session, self.where)
-        return session
-
-    def of_empty(self, options: Any) -> Any:
-        """Make one for CUDA's calls with an empty input, for which some of its kernels are launched with no blocks.
-
-        The CPU takes what it has kernels for, which is all but some in bfloat16. With CUDA there too, what is bound may
-        lie on the GPU.
-        """
-        source = _pairwise.pairwise(self.source) or self.source
-        options = options or self.ort.SessionOptions()
-        if isinstance(self.source, str):  # its weights may lie beside it
-            folder = os.path.dirname(os.path.abspath(self.source))
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        plan = self.plan
-        if plan is not None:
-            providers = [entry for entry in plan.providers if entry[0] != CPU]
-            plan = plan._replace(providers=[(CPU, {}), *providers], strict=False)
-        return self._replace(source=source, plan=plan).make(options)
-
-    def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
-        """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
-        options = self.ort.SessionOptions()
-        for axis, size in sizes.items():
-            options.add_free_dimension_override_by_name(axis, size)
-        plan = self.plan
-        if plan is not None and cuda:
-            providers = [(name, {**given, **cuda} if name == CUDA else given) for name, given in plan.providers]
-            plan = plan._replace(providers=providers)
-        return self._replace(plan=plan).make(options)
-
-
-def _programs(
-    source: str | bytes, header: ModelHeader, plan: _providers.Plan | None, fuse: bool | None, *, free: bool
-) -> tuple[fused.Program, ...]:
-    """Return what is to be run by fused kernels; raises SessionError where that is asked for and cannot be."""
-    if fuse is False:
-        return ()
-    reason = "session_options were given" if not free else ""
-    if not reason and (plan is None or plan.names != [CPU]):
-        reason = "fused kernels compute on the CPU provider alone; ask for providers='cpu'"
-    reason = reason or fused.why_not_fused()
-    if not reason:
-        return fused.programs(source) if any(domain == fused.DOMAIN for domain, _ in header.functions) else ()
-    if fuse:
-        raise SessionError(f"fuse=True: {reason}")
-    return ()
-
-
 def _devices(session: Any) -> list[str]:
     """Where input tensors may lie, as torch names devices."""
     cuda = session.get_provider_options().get(CUDA)
     return ["cpu"] if cuda is None else ["cpu", f"cuda:{cuda.get('device_id', 0)}"]
 
 
-def _rows(
-    header: ModelHeader, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], providers: list[str]
-) -> tuple[bool, ...]:
-    """Which inputs and outputs have rows that may be computed apart from one another; none but on the CPU.
-
-    The exporter says so of a file that is one entrywise fusion: its inputs but for w, and its output, are of one shape.
-    """
-    infos = (*inputs, *outputs)
-    if header.metadata.get("fusion_onnx.entrywise") != "true" or providers != [CPU] or len(outputs) != 1:
-        return ()
-    alike = [info.shape == outputs[0].shape and info.dtype == outputs[0].dtype for info in infos]
-    return tuple(alike) if outputs[0].shape and isinstance(outputs[0].shape[0], str) and alike[0] else ()
-
-
 def _has_providers(options: Any) -> bool:
     return bool(getattr(options, "has_providers", lambda: False)())
-
-
-def _limits(metadata: Mapping[str, str], where: str) -> dict[str, tuple[int, int | None]]:
-    """Return the least and the largest size of each axis for which the file says that it was made; None for no end."""
-    if _LIMITS not in metadata:
-        return {}
-    import json  # for the few files that have some
-
-    try:
-        pairs = {str(axis): (least, most) for axis, (least, most) in json.loads(metadata[_LIMITS]).items()}
-        if any(type(least) is not int or type(most) not in (int, NoneType) for least, most in pairs.values()):
-            raise ValueError("sizes are whole numbers")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise SessionError(f"{where}: {_LIMITS} in its metadata is malformed: {error}") from error
-    return pairs
 
 
 def _describe(args: Any, header: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
@@ -503,37 +388,3 @@ def _describe(args: Any, header: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ..
         TensorInfo(a.name, dtype_of_ort(a.type), None if a.name in unranked and not a.shape else tuple(a.shape))
         for a in args
     )
-
-
-def _check_domains(header: ModelHeader, where: str, custom: Collection[str]) -> None:
-    for domain, op_type in header.ops:
-        if not domain or domain.startswith(_STANDARD_DOMAINS) or domain in custom:
-            continue
-        if (domain, op_type) not in header.functions:
-            raise SessionError(
-                f"{where}: operator {op_type} of domain {domain!r} has no body in the file, so ONNX Runtime cannot run "
-                f"it; export with fusion_onnx.export, which attaches bodies, or with inline='all' (if a library of "
-                f"custom operators brings it: custom_domains=[{domain!r}])"
-            )
-
-
-def _check_external(header: ModelHeader, where: str, *, trust_options: bool) -> None:
-    if not header.external_files:
-        return
-    if header.path is None:
-        if not trust_options:  # options may name the folder
-            raise SessionError(f"{where} has weights in {', '.join(header.external_files)}; give its path, not bytes")
-        return
-    folder = os.path.dirname(os.path.abspath(header.path))
-    for name in header.external_files:
-        if not os.path.isfile(os.path.join(folder, name)):
-            raise SessionError(f"{where}: its weights file {name!r} is not beside it in {folder!r}; copy it there")
-
-
-def _check_bfloat16(header: ModelHeader, providers: list[str], where: str) -> None:
-    names = [info.name for info in (*header.inputs, *header.outputs) if info.dtype == "bfloat16"]
-    if names and providers == [CPU]:
-        raise SessionError(
-            f"{where}: {', '.join(names)}: bfloat16, for which the CPU provider has no kernels; "
-            f'export in float32 or float16, or use providers="cuda"'
-        )

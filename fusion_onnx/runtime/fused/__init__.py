@@ -12,24 +12,24 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.runtime import _ort
 from fusion_onnx.runtime._model_file import function_calls
 from fusion_onnx.runtime._wire import Message, WireError
 
 from .program import Program, compile_function
 
-__all__ = ["DOMAIN", "PATH", "REFUSAL", "Program", "enter", "has_kernel", "instructions", "programs", "why_not_fused"]
+__all__ = ["PATH", "REFUSAL", "Program", "has_kernel", "instructions", "programs", "register", "why_not_fused"]
 
-DOMAIN = "fusion_onnx"
 PATH = os.path.join(os.path.dirname(__file__), "entrywise.so")  # pathlib takes as long to import as all of this
 REFUSAL = "fused kernel: "
 """How the message of a kernel begins that is called for shapes which only the body is for: operator.c."""
 _OLDEST = (1, 17)
 _lock = threading.Lock()
-_entered: dict[tuple[Program, ...], "_Entry"] = {}
+_registered: dict[tuple[Program, ...], "_OpLibrary"] = {}
 
 
-class _Entry(ctypes.Structure):
+class _OpLibrary(ctypes.Structure):
     """`entry` of operator.c."""
 
     _fields_ = (
@@ -72,12 +72,12 @@ def programs(source: str | bytes) -> tuple[Program, ...]:
     return tuple(program for program in found if program is not None)
 
 
-def enter(ort_options: Any, wanted: tuple[Program, ...]) -> None:
+def register(ort_options: Any, wanted: tuple[Program, ...]) -> None:
     """Give the next session made with these options operators for the programs."""
     with _lock:
-        if wanted not in _entered:
-            _entered[wanted] = _declare(wanted)
-        _library().fusion_onnx_enter(ctypes.byref(_entered[wanted]))
+        if wanted not in _registered:
+            _registered[wanted] = _declare(wanted)
+        _library().fusion_onnx_enter(ctypes.byref(_registered[wanted]))
         ort_options.register_custom_ops_library(str(PATH))
 
 
@@ -94,9 +94,9 @@ def _library() -> Any:
     return library
 
 
-def _declare(wanted: tuple[Program, ...]) -> _Entry:
+def _declare(wanted: tuple[Program, ...]) -> _OpLibrary:
     operators = (ctypes.c_void_p * len(wanted))(*map(_operator, wanted))
-    return _Entry(None, DOMAIN.encode(), len(wanted), operators)
+    return _OpLibrary(None, DOMAIN.encode(), len(wanted), operators)
 
 
 @functools.cache

@@ -4,9 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from fusion_onnx.runtime import OPENVINO_EXACT
 from fusion_onnx.verification.backends._backend import Array, Backend, lacks, version_of
-
-_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
 
 
 class Openvino(Backend):
@@ -20,7 +19,7 @@ class Openvino(Backend):
         import openvino
 
         core = openvino.Core()
-        self._compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", _OPTIONS)
+        self._compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", OPENVINO_EXACT)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Run one inference."""
