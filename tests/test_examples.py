@@ -443,3 +443,27 @@ def test_inputs_have_names_that_torch_gives_to_what_it_computes():
     assert [i.name for i in result.model.graph.input] == ["pad", "add", "linear", "mul"]
     assert [o.name for o in result.model.graph.output] == ["pad_1"]
     assert result.verdict.passed
+
+
+BRANCHES = """
+import sys
+import torch
+import fusion_onnx
+
+class Branches(torch.nn.Module):
+    def forward(self, x, y):
+        return torch.cond(x.sum() > 0, lambda z: z.sin(), lambda z: z.cos(), (x + y,))
+
+example = (torch.ones(3, 4), torch.ones(3, 4) / 2)
+if sys.argv[1] == "export":
+    fusion_onnx.export(Branches(), example, sys.argv[2])
+else:
+    assert fusion_onnx.verify(Branches(), sys.argv[2], example)
+"""
+
+
+@pytest.mark.slow
+def test_the_first_branch_of_a_process(tmp_path):
+    """torch imports its compiler with the first torch.cond, and would compile what watches the module."""
+    for what in ("export", "verify"):
+        subprocess.run([sys.executable, "-c", BRANCHES, what, str(tmp_path / "branches.onnx")], check=True, timeout=300)

@@ -268,6 +268,61 @@ def test_a_sample_of_torchs_operators(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def _losses(x, classes, weight):
+    """Return the losses of rows for classes, and for probabilities, in every form."""
+    return {
+        (kind, smoothing, reduction): F.cross_entropy(
+            x, target, weight, ignore_index=ignored, label_smoothing=smoothing, reduction=reduction
+        )
+        for kind, target, ignored in (("classes", classes, 1), ("probabilities", x.flip(1).softmax(1), -100))
+        for smoothing in (0.0, 0.1)
+        for reduction in ("none", "mean", "sum")
+    }
+
+
+BOUNDS = {
+    "below and above": lambda x: x.clamp(-2, 0.3),
+    "by name": lambda x: torch.clip(x, max=1, min=-0.7),
+    "in place": lambda x: x.clone().clamp_(-1, 0.5),
+    "of integers": lambda x: (x * 3).long().clamp(-2, 0.3),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float16", marks=pytest.mark.slow)])
+def test_losses_of_rows_and_bounds_of_two_kinds(dtype):
+    """With a dynamic batch, where torch infers one number for the losses of all rows; the weight's 0.1 is float32's."""
+    weight = torch.tensor([0.1, 0.4, 0.7, 1.0])
+
+    class Losses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sum = create("sum", dims=[4, 4])
+
+        def forward(self, x, y):
+            z = self.sum([x, y])
+            classes = torch.arange(len(x)) % 4
+            planes = F.cross_entropy(z[..., None], classes[:, None], label_smoothing=0.2, reduction="none")
+            rows = F.nll_loss(z, classes, reduction="none")
+            return {
+                **_losses(z, classes, weight.to(z)),
+                **{name: function(z) for name, function in BOUNDS.items()},
+                "one row": F.cross_entropy(z[0], classes[0]),
+                "planes": planes,
+                "rows": rows,
+                "of rows": rows.mean(0),
+            }
+
+    torch.manual_seed(0)
+    example, others = ([torch.randn(n, 4).to(getattr(torch, dtype)) for _ in range(2)] for n in (3, 6))
+    model = export(Losses().eval(), tuple(example), verify=False).model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, dict(zip("xy", (x.numpy() for x in others), strict=True)))
+    near = {"rtol": 1e-13, "atol": 1e-13} if dtype == "float64" else {"rtol": 4e-3, "atol": 4e-3}
+    for got, (name, want) in zip(found, Losses()(*others).items(), strict=True):
+        assert (got.dtype, got.shape) == (want.numpy().dtype, want.shape), name
+        np.testing.assert_allclose(got, want.numpy(), **near, err_msg=str(name))
+
+
 def test_integers_are_divided_as_integers():
     """Beyond 2**24, where torch's translation goes by float32."""
 

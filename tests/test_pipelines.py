@@ -52,6 +52,36 @@ def test_a_plain_export_call_keeps_its_fusions(tmp_path, as_proto):
     assert fusion_onnx.verify(network, tmp_path / "views.onnx", example).passed
 
 
+class Half(torch.nn.Module):
+    """Operators that torch's export gives other digits, other bounds or another dtype."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = create("sum", dims=[4, 4])
+
+    def forward(self, x, y):
+        z = self.sum([x, y])
+        return torch.log1p(z), z.clamp(max=0.3), z.cumsum(1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plain_export_call_keeps_digits_infinities_and_dtypes():
+    x = torch.tensor([[1e-4, 0.5, -torch.inf, 1.0]] * 2, dtype=torch.float16)
+    program = torch.onnx.export(
+        Half().eval(),
+        (x, torch.zeros_like(x)),
+        dynamo=True,
+        verbose=False,
+        custom_translation_table=fusion_onnx.translations(),
+    )
+    model = fusion_onnx.attach(program).model_proto
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": x.numpy(), "y": torch.zeros_like(x).numpy()})
+    for got, want in zip(found, Half()(x, torch.zeros_like(x)), strict=True):
+        assert got.dtype == np.float16
+        np.testing.assert_allclose(got, want.numpy(), rtol=2e-3)
+
+
 def test_what_has_no_fusion_is_refused():
     with pytest.raises(ExportError, match=r"custom_translation_table=fusion_onnx\.translations\(\)"):
         fusion_onnx.attach(fusion_onnx.export(torch.nn.Linear(3, 3), torch.randn(2, 3)).model)

@@ -56,7 +56,7 @@ def keep_scalars(program: Any) -> None:
     """Put the digits back into float64 constants that torch's translations made as float32.
 
     A constant that is the float32 of a number among the operators' arguments is that number, unless it is a tensor of
-    the module's own.
+    the module's own, or one of float32 that was cast.
     """
     kept: dict[float, set[float]] = {}
     for number in (*_scalars(program.exported_program.graph_module), *_LITERALS):
@@ -67,6 +67,7 @@ def keep_scalars(program: Any) -> None:
     if not lost:
         return
     own = {**program.exported_program.state_dict, **program.exported_program.constants}
+    short = [t.detach().numpy() for t in own.values() if _is_short(t)]
     model = program.model
     values = [value for name, value in model.graph.initializers.items() if name not in own]
     values += [node.outputs[0] for node in model.graph.all_nodes() if node.op_type == "Constant" and not node.domain]
@@ -75,6 +76,8 @@ def keep_scalars(program: Any) -> None:
         if tensor is None or tensor.dtype != ir.DataType.DOUBLE or tensor.size > _FEW:
             continue
         array = tensor.numpy()
+        if any(_holds(tensor, array) for tensor in short):
+            continue
         exact = np.vectorize(lambda x: lost.get(float(x), x), otypes=[np.float64])(array) if array.size else array
         if (exact == array).all():
             continue
@@ -84,6 +87,17 @@ def keep_scalars(program: Any) -> None:
         else:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(exact))
             value.const_value = node.attributes["value"].as_tensor()
+
+
+def _is_short(tensor: Any) -> bool:
+    return isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32 and tensor.numel() <= _FEW
+
+
+def _holds(tensor: Any, array: Any) -> bool:
+    """Return whether a tensor has the same numbers, in any order and, if these are several, in any shape."""
+    if tensor.size != array.size or (array.size == 1 and tensor.shape != array.shape):
+        return False
+    return bool((np.sort(tensor, None) == np.sort(array, None)).all())
 
 
 _FEW = 4096

@@ -21,7 +21,7 @@ from fusion_exporters.inputs import ExportError, Signature, VerificationError, l
 from fusion_exporters.programs import as_program, example_of
 from fusion_exporters.reasons import of_fast_path, unfit
 from fusion_exporters.single import observe, single
-from fusion_exporters.tracing import LIMITS, Limits, traced
+from fusion_exporters.tracing import LIMITS, Limits, import_compiler, traced
 from fusion_exporters.tuning import Tuning
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import bare_fusion
@@ -139,7 +139,7 @@ def export(
         if verdict is not None and not verdict.passed:
             again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
             raise VerificationError(verdict, again)
-        onnx.checker.check_model(data, full_check=True)
+        _check_types(data)
         writing.finish(_noted(writing.proto, "verification", verdict.summary()) if verdict else b"")
     return ExportResult(target, writing.proto, verdict, tuple(making.notes))
 
@@ -228,6 +228,8 @@ class _Making:
     def _translated(self) -> ir.Model:
         run, inputs = self.run, self.inputs
         module, seen_inputs = run.module, replace(inputs, args=copies(inputs.args))
+        if bare_fusion(module) is None:
+            import_compiler()
         with torch.no_grad(), run.undone():
             # what is wrong with the inputs shows here, in the module's own words
             outputs, seen = observe(module, seen_inputs)
@@ -285,6 +287,13 @@ def _noted(proto: onnx.ModelProto, key: str, fact: Any) -> bytes:
     """Add a fact to a model's metadata; return the bytes that add it to the model's own, put behind them."""
     graph.note(proto, key, fact)
     return bytes(onnx.ModelProto(metadata_props=proto.metadata_props[-1:]).SerializeToString())
+
+
+def _check_types(data: Any) -> None:
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"what was exported is no valid model: {error}") from error
 
 
 def _verified(module: torch.nn.Module, model: Any, inputs: Signature, providers: Any) -> Verdict:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 from onnxscript.rewriter import _matcher as matcher
+from torch._decomp import decomposition_table
 from torch.export.graph_signature import OutputKind
-
-from fusion_exporters.inputs import ExportError
+from torch.overrides import TorchFunctionMode
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
@@ -72,6 +72,50 @@ def exact_rules() -> Iterator[None]:
         yield
     finally:
         _matcher.math = had
+
+
+@contextlib.contextmanager
+def shapes_of_losses() -> Iterator[None]:
+    """Let nll_loss and cross_entropy keep the rank of their result in torch's second step, with dynamic sizes.
+
+    torch infers it there by a function that takes `reduction` for another argument, and gives one number for all rows.
+    """
+    wrong = decomposition_table.pop(aten.nll_loss.default, None)
+    try:
+        yield
+    finally:
+        if wrong is not None:
+            decomposition_table[aten.nll_loss.default] = wrong
+
+
+class Bounds(TorchFunctionMode):
+    """Gives clamp either floats or integers: torch finds no operator for one of each once the integer is promoted."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function, clamp with bounds of one kind."""
+        kwargs = kwargs or {}
+        if func in _CLAMPS:
+            bounds = [*args[1:3], kwargs.get("min"), kwargs.get("max")]
+            if any(isinstance(bound, float) for bound in bounds):
+                args = (*args[:1], *map(_as_float, args[1:]))
+                kwargs = {key: _as_float(value) for key, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+_CLAMPS = {
+    function
+    for name in ("clamp", "clamp_", "clip", "clip_")
+    for function in (
+        getattr(torch, name),
+        getattr(torch.Tensor, name),
+        getattr(aten, name),
+        getattr(aten, name).default,
+    )
+}
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if isinstance(bound, int) else bound
 
 
 class _Computation:
@@ -325,12 +369,44 @@ def _cross_entropy(
     self: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0
 ) -> Any:
     """Write the loss of the log softmax, which the operator for both together computes as its own in float64."""
-    if label_smoothing or target.dtype.is_floating_point():
-        raise ExportError("cross_entropy with label_smoothing, or with probabilities for classes, has no operator.")
+    if label_smoothing or target.dtype.is_floating_point() or len(self.shape) < 2:
+        return _smoothed(self, target, weight, reduction, ignore_index, label_smoothing)
     how = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
-    if self.dtype != ir.DataType.DOUBLE or len(self.shape) < 2:
+    if self.dtype != ir.DataType.DOUBLE:
         return op.SoftmaxCrossEntropyLoss(self, target, weight, **how)[0]
     return op.NegativeLogLikelihoodLoss(_log_softmax(self, 1), target, weight, **how)
+
+
+def _smoothed(self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, smoothing: float) -> Any:
+    """Write −Σ w_c q_c log p_c over classes c, with q_c = (1 − ε) t_c + ε / C for a target t and a smoothing ε.
+
+    The mean over rows is divided by their number; where the targets are classes, by the sum of these classes' weights.
+    """
+    as_eager = _Computation(self)
+    axis = min(len(self.shape) - 1, 1)
+    logs = _log_softmax(self, axis, dtype=as_eager.dtype)
+    count = op.Cast(op.Squeeze(op.Shape(self, start=axis, end=axis + 1)), to=as_eager.dtype)
+    own, even = as_eager.number(1 - smoothing), op.Div(as_eager.number(smoothing), count)
+    weight = None if weight is None else as_eager.wide(weight)
+    behind = list(range(1, len(self.shape) - axis))
+    scale = op.Unsqueeze(weight, behind) if weight is not None and behind else weight
+    of_classes = logs if scale is None else op.Mul(logs, scale)
+    if target.dtype.is_floating_point():
+        share = op.Add(op.Mul(as_eager.wide(target), own), even)
+        losses = op.Neg(op.ReduceSum(op.Mul(of_classes, share), [axis], keepdims=False))
+        total = op.Cast(op.Size(losses), to=as_eager.dtype)
+    else:
+        zero = as_eager.number(0.0)
+        kept = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
+        chosen = op.Where(kept, target, op.CastLike(op.Constant(value_int=0), target))
+        picked = op.Squeeze(op.GatherElements(of_classes, op.Unsqueeze(chosen, [axis]), axis=axis), [axis])
+        all_classes = op.ReduceSum(of_classes, [axis], keepdims=False)
+        losses = op.Where(kept, op.Neg(op.Add(op.Mul(picked, own), op.Mul(all_classes, even))), zero)
+        of_target = as_eager.number(1.0) if weight is None else op.Gather(weight, chosen)
+        total = op.ReduceSum(op.Where(kept, of_target, zero), keepdims=False)
+    if reduction:
+        losses = op.ReduceSum(losses, keepdims=False)
+    return as_eager.back(op.Div(losses, total) if reduction == 1 else losses)
 
 
 def _reduced(loss: Any, reduction: int, scalar: bool) -> Any:

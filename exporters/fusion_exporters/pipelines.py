@@ -11,9 +11,8 @@ import onnx_ir as ir
 import torch
 
 import fusion_onnx
-from fusion_exporters import graph, tracing
+from fusion_exporters import doubles, graph, operators, tracing
 from fusion_exporters.choice import Chooser
-from fusion_exporters.doubles import keep_digits
 from fusion_exporters.inputs import ExportError
 from fusion_onnx.file_format import DOMAIN
 
@@ -47,7 +46,12 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
             "the model has no node of a fusion without a body: export it with "
             "custom_translation_table=fusion_onnx.translations()."
         )
-    keep_digits(given)
+    if getattr(model, "exported_program", None) is not None:
+        operators.keep_dtypes(model)
+        doubles.keep_scalars(model)
+    operators.keep_constants(given)
+    operators.keep_infinities(given)
+    doubles.keep_digits(given)
     forms = graph.attach_bodies(given, module or torch.nn.Module(), Chooser())
     graph.describe(given, {"version": fusion_onnx.__version__, "forms": forms})
     if proto is not None:

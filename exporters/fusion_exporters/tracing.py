@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import importlib
 import itertools
 import logging
 import sys
@@ -44,7 +45,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with quiet(), _recurrent(), operators.exact_rules(), torch.no_grad():
+        with quiet(), _recurrent(), operators.exact_rules(), operators.shapes_of_losses(), torch.no_grad():
             program = torch.onnx.export(
                 Flat(module, inputs.args),
                 inputs.leaves(),
@@ -72,6 +73,11 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     return program.model
 
 
+def import_compiler() -> None:
+    """Import torch's compiler, as tracing does later: a torch.cond that imports it would compile what watches it."""
+    importlib.import_module("torch._dynamo")
+
+
 class Flat(torch.nn.Module):
     """A module as a function of tensors: what else is in its example is fixed, and None is left out of its outputs."""
 
@@ -85,7 +91,8 @@ class Flat(torch.nn.Module):
         """Call the module; return the tensors that it gives."""
         given = iter(tensors)
         leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self._leaves]
-        outputs = call(self.module, pytree.tree_unflatten(leaves, self._spec))
+        with operators.Bounds():
+            outputs = call(self.module, pytree.tree_unflatten(leaves, self._spec))
         return [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None]
 
 

@@ -1,6 +1,7 @@
 """A module that can be run again and again: each run gets copies of its arguments, and what it changes is put back."""
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
@@ -42,14 +43,26 @@ class Repeatable:
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Run the module on copies of the arguments, without gradients; return what it returns."""
         if self._written is None:  # watched, torch may take another way, with other roundings: that run only shows
-            with self.undone(), torch.no_grad():
-                self.module(*copies(args), **copies(keywords))
+            compiler = "torch._dynamo" in sys.modules
+            try:
+                self._show(args, keywords)
+            except Exception:
+                if compiler or "torch._dynamo" not in sys.modules:
+                    raise
+                # a torch.cond imported the compiler, which took what watches for something to compile
+                torch.compiler.reset()
+                self._written = None
+                self._show(args, keywords)
         with self.undone(), torch.no_grad():
             return self._freed(self.module(*copies(args), **copies(keywords)))
 
     def outputs(self, args: tuple[Any, ...]) -> list[Tensor]:
         """Run the module on arguments as `arguments` arranges them, and return the tensors it gives."""
         return tensors_in(call(self, args))
+
+    def _show(self, args: Any, keywords: Any) -> None:
+        with self.undone(), torch.no_grad():
+            self.module(*copies(args), **copies(keywords))
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
