@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx import runtime as runtime
     from fusion_onnx import testing as testing
     from fusion_onnx import tinybig as tinybig
-    from fusion_onnx.assertion import assert_parity as assert_parity
+    from fusion_onnx.testing.parity import assert_parity as assert_parity
     from fusion_onnx.config import from_config as from_config
     from fusion_onnx.config import to_config as to_config
     from fusion_onnx.contract import Case as Case
@@ -59,7 +59,7 @@ _HOME = {
     "SessionError": "fusion_onnx.runtime",
     "Verdict": "fusion_onnx.verification",
     "VerificationError": "fusion_exporters",
-    "assert_parity": "fusion_onnx.assertion",
+    "assert_parity": "fusion_onnx.testing.parity",
     "attach": "fusion_exporters",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",

@@ -124,7 +124,7 @@ def test_the_table_bounds_benchmark_and_matrix_have_it(extended):
     said = python(
         extended,
         "from tests import readme, test_bounds; from fusion_onnx.bench import rows;"
-        "from fusion_onnx.parity import matrix; assert readme.__file__.startswith(sys.path[0]);"
+        "from fusion_onnx.testing.matrix import matrix; assert readme.__file__.startswith(sys.path[0]);"
         "assert '| `midrange` | (max x_i + min x_i) / 2 | n_1 | 0 |  |' in readme.README.read_text();"
         "assert 'midrange' not in test_bounds.BOUNDED and 'sum' in test_bounds.BOUNDED;"
         "names = ['midrange', 'scaled_midrange']; small = rows.Scenario('small', 3, 5, 4);"

@@ -23,7 +23,7 @@ from fusion_onnx.verification.verdict import Verdict
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from fusion_onnx.parity import Matrix
+    from fusion_onnx.testing.matrix import Matrix
 
 TITLE = "fusion-onnx: parity with eager execution"
 TOP = 20

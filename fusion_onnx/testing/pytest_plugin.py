@@ -58,10 +58,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 def assert_parity(request: pytest.FixtureRequest) -> "Callable[..., Verdict]":
     """Fail unless a module, exported to ONNX, computes what eager execution does: `assert_parity(module, inputs)`.
 
-    Takes what `fusion_onnx.assertion.assert_parity` takes, and returns the verdict.
+    Takes what `fusion_onnx.testing.parity.assert_parity` takes, and returns the verdict.
     """
-    from fusion_onnx.assertion import ParityError
-    from fusion_onnx.assertion import assert_parity as check
+    from fusion_onnx.testing.parity import ParityError
+    from fusion_onnx.testing.parity import assert_parity as check
 
     def keep(verdict: "Verdict", location: Any = None) -> None:
         data = {"verdict": verdict.to_dict(), "location": None if location is None else location.to_dict()}

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fusion_onnx
-from fusion_onnx import interruption
+from fusion_onnx.cli import interruption
 from fusion_onnx.extras import explained
 from fusion_onnx.files import vacant, write_file, written
 
@@ -195,7 +195,7 @@ def export(
     Example: [bold]fusion-onnx export net.py:build -o net.onnx[/]
     """
     from fusion_exporters import VerificationError
-    from fusion_onnx.target import load_target, load_weights, parsed_axes, parsed_options
+    from fusion_onnx.cli.target import load_target, load_weights, parsed_axes, parsed_options
 
     module, inputs = load_target(target, **parsed_options(options or []))
     if weights is not None:
@@ -332,7 +332,7 @@ def verify(
 
     Example: [bold]fusion-onnx verify net.py:build net.onnx --battery --locate[/]
     """
-    from fusion_onnx.target import load_target
+    from fusion_onnx.cli.target import load_target
 
     _writable(html)
     module, inputs = load_target(target)
@@ -381,7 +381,7 @@ def matrix(
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from fusion_onnx.parity import matrix as run_matrix
+    from fusion_onnx.testing.matrix import matrix as run_matrix
 
     _writable(html)
     _writable(output)
@@ -430,7 +430,7 @@ def inspect(
 
     Example: [bold]fusion-onnx inspect digits.onnx --bodies[/]
     """
-    from fusion_onnx.inspection import inspect_model
+    from fusion_onnx.cli.inspection import inspect_model
 
     found = inspect_model(file)
     if as_json:
@@ -534,7 +534,7 @@ def tune(
     Example: [bold]fusion-onnx tune net.py:build -o forms.json[/], then [bold]export ... --form forms.json[/]
     """
     from fusion_exporters import tune as measure
-    from fusion_onnx.target import load_target
+    from fusion_onnx.cli.target import load_target
 
     if output.suffix != ".json":
         raise ValueError(f"the file is JSON and its name ends so: {output}.json.")

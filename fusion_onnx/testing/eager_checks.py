@@ -34,8 +34,8 @@ from fusion_onnx.layer import FusionLayer
 from fusion_onnx.torch_op import DOMAIN
 
 if TYPE_CHECKING:
-    from fusion_onnx.assertion import assert_parity as assert_parity
-    from fusion_onnx.parity import Matrix
+    from fusion_onnx.testing.parity import assert_parity as assert_parity
+    from fusion_onnx.testing.matrix import Matrix
 
 __all__ = ["Check", "assert_parity", "check_fusion", "check_runtimes", "checks"]
 
@@ -81,7 +81,7 @@ def check_runtimes(
     Raises:
         AssertionError: a runtime that is here differs from eager, or cannot run it; the message names them all.
     """
-    from fusion_onnx.parity import matrix
+    from fusion_onnx.testing.matrix import matrix
 
     found = matrix([cls], runtimes, dtypes, cases=1)
     _demand(found.passed, f"{cls.__name__} differs: " + "\n".join(found.notes()))
@@ -90,7 +90,7 @@ def check_runtimes(
 
 def __getattr__(name: str) -> Any:
     if name == "assert_parity":  # it needs the exporter, which this module does not
-        from fusion_onnx.assertion import assert_parity
+        from fusion_onnx.testing.parity import assert_parity
 
         return assert_parity
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
