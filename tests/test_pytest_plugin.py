@@ -14,7 +14,7 @@ TESTS = """
     import torch
 
     import fusion_onnx
-    from fusion_onnx.testing.parity import ParityError
+    from fusion_onnx.testing import ParityError
 
     torch.manual_seed(0)
     XS = (torch.randn(4, 3), torch.randn(4, 3))
@@ -59,7 +59,7 @@ def test_a_right_model_passes_and_a_wrong_one_shows_the_verdict_alone(pytester):
         + FAILING
         + """
     def test_error_is_one_that_tests_know():
-        from fusion_onnx.testing.parity import assert_parity
+        from fusion_onnx.testing import assert_parity
 
         with pytest.raises(AssertionError, match="findings failed") as caught:
             assert_parity(mean(), XS, model=fusion_onnx.export(total(), XS, verify=False), battery=False)

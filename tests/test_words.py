@@ -246,7 +246,8 @@ def test_what_is_missing_comes_with_the_command_that_brings_it():
 
 ENDLESS = """
     import sys, time, types
-    import fusion_onnx.cli as cli
+    from fusion_onnx import cli
+    from fusion_onnx.cli.app import reported
     @cli.app.command()
     def endless():
         print("begun", flush=True)
@@ -258,7 +259,7 @@ ENDLESS = """
                     pass
         time.sleep(60)
     @cli.app.command()
-    @cli._reported
+    @reported
     def cut():
         print("begun", flush=True)
         try:

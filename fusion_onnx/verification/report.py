@@ -76,7 +76,7 @@ def html(
     """Return the page.
 
     Args:
-        matrix: strategies × runtimes, from `parity.matrix`.
+        matrix: strategies × runtimes, from `testing.matrix`.
         verdict: from `verify`.
         location: where the verdict's difference starts: anything with the attributes, or keys, node, fusion, strategy,
             fault, case and detail.
