@@ -191,6 +191,8 @@ def test_importing_is_light():
     ):
         said = python(ROOT, f"import {name}; print([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])")
         assert said == "[]", name
+    said = python(ROOT, "import fusion_onnx.cli; print('numpy' in sys.modules or 'fusion_onnx.runtime' in sys.modules)")
+    assert said == "False"  # --help comes at once
 
 
 def test_every_public_name_is_there():

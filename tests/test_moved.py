@@ -47,7 +47,7 @@ def test_each_package_serves_its_old_paths_and_nothing_else(package):
         from {package}.former import why_not_fused
         import {package}.former.body, fusion_onnx.runtime.fused.body
         assert {package}.former is fusion_onnx.runtime.fused
-        assert {package}.former.body is fusion_onnx.runtime.fused.body is sys.modules["{package}.former.body"]
+        assert sys.modules["{package}.former.body"] is sys.modules["fusion_onnx.runtime.fused.body"]
         for name in ("{package}.never", "{package}.former.never", "never", "former"):
             try:
                 __import__(name)
