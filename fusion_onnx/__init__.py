@@ -12,6 +12,7 @@ Importing this package brings neither torch, onnx nor onnxruntime; each comes in
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fusion_onnx import _moved
 from fusion_onnx.errors import FusionError, explained
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx import runtime as runtime
     from fusion_onnx import testing as testing
     from fusion_onnx import tinybig as tinybig
-    from fusion_onnx.assertion import assert_parity as assert_parity
     from fusion_onnx.config import from_config as from_config
     from fusion_onnx.config import to_config as to_config
     from fusion_onnx.contract import Case as Case
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_onnx.runtime import InputError as InputError
     from fusion_onnx.runtime import Session as Session
     from fusion_onnx.runtime import SessionError as SessionError
+    from fusion_onnx.testing import assert_parity as assert_parity
     from fusion_onnx.verification import Verdict as Verdict
     from fusion_onnx.verification import verify as verify
     from fusion_onnx.verification.locate import locate as locate
@@ -58,7 +59,7 @@ _HOME = {
     "SessionError": "fusion_onnx.runtime",
     "Verdict": "fusion_onnx.verification",
     "VerificationError": "fusion_exporters",
-    "assert_parity": "fusion_onnx.assertion",
+    "assert_parity": "fusion_onnx.testing",
     "attach": "fusion_exporters",
     "create": "fusion_onnx.registry",
     "export": "fusion_exporters",
@@ -77,6 +78,8 @@ _HOME = {
     "verify": "fusion_onnx.verification",
 }
 _MODULES = ("fusions", "runtime", "testing", "tinybig")
+
+_moved.install()
 
 __all__ = [
     "FusionError",

@@ -972,7 +972,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: an interruption is taken for an error",
-        "fusion_onnx/cli.py",
+        "fusion_onnx/cli/app.py",
         "if interruption.happened():",
         "if False:",
         "test_words",

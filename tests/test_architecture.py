@@ -120,11 +120,44 @@ def test_the_command_line_lists_it(extended):
     assert '"midrange"' in said
 
 
+COMMAND = """
+from fusion_onnx.cli.app import Json, command, show
+
+
+@command()
+def greet(name: str, as_json: Json = False) -> None:
+    \"\"\"Greet somebody by [bold]name[/].\"\"\"
+    if name == "nobody":
+        raise ValueError("nobody is there.")
+    show(as_json, {"name": name}, [f"Hello, {name}!"])
+"""
+
+
+def test_adding_a_command_touches_one_file_and_lists_it_last(extended):
+    def called(*arguments):
+        line = [sys.executable, "-m", "fusion_onnx", *arguments]
+        return subprocess.run(
+            line, cwd=extended, env=environment(extended), capture_output=True, text=True, check=False
+        )
+
+    def commands():
+        return re.findall(r"^│ (\w+) +\w", called("--help").stdout.partition("Commands")[2], re.MULTILINE)
+
+    before = commands()
+    (extended / "fusion_onnx" / "cli" / "example.py").write_text(COMMAND)
+    assert before == ["list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor"]
+    assert commands() == [*before, "greet"]
+    assert called("greet", "world").stdout == "Hello, world!\n"
+    assert called("greet", "world", "--json").stdout == '{\n  "name": "world"\n}\n'
+    refused = called("greet", "nobody")
+    assert (refused.returncode, refused.stderr) == (2, "error: nobody is there.\n")
+
+
 def test_the_table_bounds_benchmark_and_matrix_have_it(extended):
     said = python(
         extended,
         "from tests import readme, test_bounds; from fusion_onnx.bench import rows;"
-        "from fusion_onnx.parity import matrix; assert readme.__file__.startswith(sys.path[0]);"
+        "from fusion_onnx.testing.matrix import matrix; assert readme.__file__.startswith(sys.path[0]);"
         "assert '| `midrange` | (max x_i + min x_i) / 2 | n_1 | 0 |  |' in readme.README.read_text();"
         "assert 'midrange' not in test_bounds.BOUNDED and 'sum' in test_bounds.BOUNDED;"
         "names = ['midrange', 'scaled_midrange']; small = rows.Scenario('small', 3, 5, 4);"
@@ -149,9 +182,17 @@ def test_every_test_that_goes_through_the_strategies_tests_it(extended):
 
 
 def test_importing_is_light():
-    for name in ("fusion_onnx", "fusion_onnx.runtime", "fusion_onnx.cli", "fusion_onnx.registry"):
+    for name in (
+        "fusion_onnx",
+        "fusion_onnx.runtime",
+        "fusion_onnx.cli",
+        "fusion_onnx.registry",
+        "fusion_onnx.testing",
+    ):
         said = python(ROOT, f"import {name}; print([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])")
         assert said == "[]", name
+    said = python(ROOT, "import fusion_onnx.cli; print('numpy' in sys.modules or 'fusion_onnx.runtime' in sys.modules)")
+    assert said == "False"  # --help comes at once
 
 
 def test_every_public_name_is_there():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fusion_onnx
-from fusion_onnx.parity import matrix
+from fusion_onnx.testing.matrix import matrix
 from fusion_onnx.verification import backends, known
 from tests.differences import ENTRIES, FOLDER, page
 

@@ -14,7 +14,7 @@ TESTS = """
     import torch
 
     import fusion_onnx
-    from fusion_onnx.assertion import ParityError
+    from fusion_onnx.testing import ParityError
 
     torch.manual_seed(0)
     XS = (torch.randn(4, 3), torch.randn(4, 3))
@@ -44,8 +44,8 @@ FAILING = """
 
 def options():
     """The plugin by name, until the package that is installed registers it."""
-    registered = any(entry.value == "fusion_onnx.pytest_plugin" for entry in entry_points(group="pytest11"))
-    return ["-W", "error"] if registered else ["-W", "error", "-p", "fusion_onnx.pytest_plugin"]
+    registered = any(entry.value == "fusion_onnx.testing.pytest_plugin" for entry in entry_points(group="pytest11"))
+    return ["-W", "error"] if registered else ["-W", "error", "-p", "fusion_onnx.testing.pytest_plugin"]
 
 
 def run(pytester, *arguments):
@@ -59,7 +59,7 @@ def test_a_right_model_passes_and_a_wrong_one_shows_the_verdict_alone(pytester):
         + FAILING
         + """
     def test_error_is_one_that_tests_know():
-        from fusion_onnx.assertion import assert_parity
+        from fusion_onnx.testing import assert_parity
 
         with pytest.raises(AssertionError, match="findings failed") as caught:
             assert_parity(mean(), XS, model=fusion_onnx.export(total(), XS, verify=False), battery=False)
@@ -110,6 +110,6 @@ def test_a_report_without_verdicts_says_so_and_one_without_a_folder_is_refused(p
 
 def test_loading_the_plugin_brings_nothing_heavy():
     heavy = "{'torch', 'onnx', 'onnxruntime', 'numpy', 'jinja2'}"
-    code = f"import sys, fusion_onnx.pytest_plugin; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, fusion_onnx.testing.pytest_plugin; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 
-from fusion_onnx.parity import Cell, Matrix, Problem, RuntimeInfo, Worst
-from fusion_onnx.parity import matrix as run_matrix
+from fusion_onnx.testing.matrix import Cell, Matrix, Problem, RuntimeInfo, Worst
+from fusion_onnx.testing.matrix import matrix as run_matrix
 from fusion_onnx.verification import report
 from fusion_onnx.verification.locate import Location
 from fusion_onnx.verification.report import Checked, html, write_html

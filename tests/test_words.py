@@ -167,6 +167,13 @@ def test_a_target_takes_options_and_says_where_it_failed(folder):
     assert code == 2
     assert 'target.py:build failed at target.py:6, raise LookupError("too narrow"). LookupError: too narrow' in words
     assert called("export", "target.py:build", "-o", "b.onnx", "--set", "width")[0] == 2
+    (folder / "ours.py").write_text(
+        "import fusion_onnx\n\ndef build():\n    return fusion_onnx.create('sum', dims=[0])\n"
+    )
+    words = called("export", "ours.py:build", "-o", "b.onnx")[1]
+    assert (
+        "ours.py:build failed at ours.py:4, return fusion_onnx.create('sum', dims=[0])." in words
+    )  # not in a file of ours
     assert not (folder / "b.onnx").exists()
 
 
@@ -246,7 +253,8 @@ def test_what_is_missing_comes_with_the_command_that_brings_it():
 
 ENDLESS = """
     import sys, time, types
-    import fusion_onnx.cli as cli
+    from fusion_onnx import cli
+    from fusion_onnx.cli.app import reported
     @cli.app.command()
     def endless():
         print("begun", flush=True)
@@ -258,7 +266,7 @@ ENDLESS = """
                     pass
         time.sleep(60)
     @cli.app.command()
-    @cli._reported
+    @reported
     def cut():
         print("begun", flush=True)
         try:

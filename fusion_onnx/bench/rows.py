@@ -30,8 +30,8 @@ from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS, Absent, exported, plainly_exported
 from fusion_onnx.file_format import facts_in
 from fusion_onnx.files import write_file
-from fusion_onnx.parity import float_dtype
 from fusion_onnx.runtime._probe import first_line
+from fusion_onnx.testing.matrix import float_dtype
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
 """This folder as a registry: a file is a strategy, its name is the strategy's, and it holds the class of that name."""
 
 import functools
-import importlib
-import pkgutil
 from typing import TYPE_CHECKING
 
+from fusion_onnx import folder
 from fusion_onnx.errors import explained
 
 if TYPE_CHECKING:
     from fusion_onnx.contract import Fusion
 
+_PACKAGE = "fusion_onnx.fusions"
+
 
 def names() -> list[str]:
     """Return the strategies' names, sorted, importing none of them."""
-    import fusion_onnx.fusions as package
-
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    return folder.names(_PACKAGE)
 
 
 @functools.cache
@@ -24,12 +23,11 @@ def load(name: str) -> "type[Fusion]":
     try:
         from fusion_onnx.contract import Fusion
 
-        module = importlib.import_module(f"fusion_onnx.fusions.{name}")
+        for cls in folder.classes(_PACKAGE, name):
+            if issubclass(cls, Fusion) and cls.strategy() == name:
+                return cls
     except ModuleNotFoundError as error:
         raise explained(error, f"the strategy {name!r}") from error
-    for cls in vars(module).values():
-        if isinstance(cls, type) and issubclass(cls, Fusion) and cls.strategy() == name:
-            return cls
     raise ImportError(
         f"fusions/{name}.py has no strategy of that name: a class whose snake case is {name}, or {name}_fusion."
     )

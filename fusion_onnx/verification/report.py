@@ -23,7 +23,7 @@ from fusion_onnx.verification.verdict import Verdict
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from fusion_onnx.parity import Matrix
+    from fusion_onnx.testing.matrix import Matrix
 
 TITLE = "fusion-onnx: parity with eager execution"
 TOP = 20
@@ -76,7 +76,7 @@ def html(
     """Return the page.
 
     Args:
-        matrix: strategies × runtimes, from `parity.matrix`.
+        matrix: strategies × runtimes, from `testing.matrix`.
         verdict: from `verify`.
         location: where the verdict's difference starts: anything with the attributes, or keys, node, fusion, strategy,
             fault, case and detail.

@@ -4,12 +4,12 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fusion_onnx.file_format import facts_in
-from fusion_onnx.runtime import ModelHeader, read_header
+from fusion_onnx.file_format import DOMAIN, facts_in
 
-DOMAIN = "fusion_onnx"
+if TYPE_CHECKING:
+    from fusion_onnx.runtime import ModelHeader
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FusionNode:
 class Inspection:
     """A model file, described: `fusions` holds the nodes; `configs` the metadata's config of each fusion, by path."""
 
-    header: ModelHeader
+    header: "ModelHeader"
     fusions: list[FusionNode] = field(default_factory=list)
     configs: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] | None = None
@@ -66,6 +66,8 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
 
     Raises SessionError where the file is not an ONNX model, FileNotFoundError where there is none.
     """
+    from fusion_onnx.runtime import read_header
+
     header = read_header(path)
     configs = _json(header.metadata.get("fusion_onnx.fusions")) or {}
     verification = _json(header.metadata.get("fusion_onnx.verification"))
@@ -87,10 +89,10 @@ def _nodes(path: str | os.PathLike[str], costs: dict[str, Any]) -> list[FusionNo
         return []
     model = onnx.load_model_from_string(Path(path).read_bytes())
     bodies = {function.name: function for function in model.functions if function.domain == DOMAIN}
-    found = []
+    nodes = []
     for node in model.graph.node:
         if node.domain == DOMAIN:
             config = next((_json(a.s.decode()) for a in node.attribute if a.name == "config"), None) or {}
             body = onnx.printer.to_text(bodies[node.op_type]) if node.op_type in bodies else ""
-            found.append(FusionNode(node.name, node.op_type, config, body, costs.get(node.name, {})))
-    return found
+            nodes.append(FusionNode(node.name, node.op_type, config, body, costs.get(node.name, {})))
+    return nodes

@@ -38,22 +38,22 @@ def load_target(target: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
         raise TargetError(
             f"a target is path/to/file.py:callable or package.module:callable; got {target!r}. Such as net.py:build."
         )
-    source = _told(target, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
+    source = _guarded(target, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
     if not hasattr(source, name):
         public = [key for key, value in vars(source).items() if callable(value) and not key.startswith("_")]
         raise TargetError(f"{place} has no {name!r}; it has {', '.join(public)}.")
     built = getattr(source, name)
     if callable(built) and not isinstance(built, torch.nn.Module):
-        built = _told(target, functools.partial(built, **options))
+        built = _guarded(target, functools.partial(built, **options))
     elif options:
         raise TargetError(f"{target} is a module, not a callable: it takes no {', '.join(options)}.")
-    module, *given = built if isinstance(built, tuple) and len(built) in (2, 3) else (built,)
-    inputs = _call(*given)
+    module, *example = built if isinstance(built, tuple) and len(built) in (2, 3) else (built,)
+    inputs = _call(*example)
     if not isinstance(module, torch.nn.Module):
         raise TargetError(f"{target} gives a {type(module).__name__}, not a torch.nn.Module.")
     if inputs is None:
         inputs = getattr(source, "example_inputs", None)
-        inputs = _told(target, inputs) if callable(inputs) else inputs
+        inputs = _guarded(target, inputs) if callable(inputs) else inputs
     if inputs is None:
         inputs = _of_fusion(module)
     if inputs is None:
@@ -78,7 +78,7 @@ def _program(path: str) -> tuple[Any, Any]:
     return program, _call(*program.example_inputs or ())
 
 
-def _told(target: str, call: Callable[[], Any]) -> Any:
+def _guarded(target: str, call: Callable[[], Any]) -> Any:
     """Call the user's code: what it prints goes to stderr, what it raises becomes a TargetError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -97,33 +97,33 @@ def _where(error: BaseException) -> str:
 
 def _is_foreign(file: str) -> bool:
     packages = sysconfig.get_paths()
-    return file.startswith((str(Path(__file__).parent), packages["purelib"], packages["stdlib"], "<"))
+    return file.startswith((str(Path(__file__).parents[1]), packages["purelib"], packages["stdlib"], "<"))
 
 
 def parsed_axes(texts: Sequence[str]) -> dict[str, dict[int, str]]:
     """Return {input: {axis: name}} from texts such as x:0=batch,1=time."""
-    found: dict[str, dict[int, str]] = {}
+    axes_of: dict[str, dict[int, str]] = {}
     for text in texts:
         name, _, axes = text.partition(":")
         pairs = [pair.partition("=") for pair in axes.split(",")]
         if not name or not all(axis.lstrip("-").isdigit() and label.isidentifier() for axis, _, label in pairs):
             raise TargetError(f"--dynamic is such as x:0=batch,1=time; got {text!r}.")
-        found.setdefault(name, {}).update({int(axis): label for axis, _, label in pairs})
-    return found
+        axes_of.setdefault(name, {}).update({int(axis): label for axis, _, label in pairs})
+    return axes_of
 
 
 def parsed_options(texts: Sequence[str]) -> dict[str, Any]:
     """Return arguments from texts such as width=3 or kind=mean: what is JSON is read as that, the rest is text."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise TargetError(f"--set is such as width=3; got {text!r}.")
         try:
-            found[name] = json.loads(value)
+            options[name] = json.loads(value)
         except ValueError:
-            found[name] = value
-    return found
+            options[name] = value
+    return options
 
 
 def load_weights(module: Any, path: Path) -> None:

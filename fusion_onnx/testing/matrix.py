@@ -1,10 +1,11 @@
-"""Strategies × runtimes: the same exported file, run wherever it can be run, each result held to eager execution's.
+"""Strategies × runtimes: the same exported file, run wherever it can be run, each result compared with eager's.
 
-    >>> found = matrix(["median", "low_rank_concatenation"])
-    >>> found.passed, found.cell("median", "tract", "float32").verdict
+    >>> result = matrix(["median", "low_rank_concatenation"])
+    >>> result.passed, result.cell("median", "tract", "float32").verdict
 
 Every strategy is exported at each of its cases and run on the battery's values, at several sizes and at ranks 1 to 5;
-what a runtime gives is compared with eager in the verdict's order, within the strategy's own bound.
+what a runtime gives is compared with eager in the verdict's order, within the strategy's own bound. It stands above
+the exporters, which stand above `verification`: that is why it is here.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 import fusion_onnx
+from fusion_exporters import export
 from fusion_onnx import registry
 from fusion_onnx.contract import Case, Fusion
 from fusion_onnx.verification import backends, battery
@@ -174,10 +176,10 @@ class Matrix:
             for p in cell.problems:
                 alike.setdefault((cell.runtime, cell.dtype, p.kind, p.failed, p.known), []).append((cell, p))
         lines = []
-        for (runtime, dtype, kind, failed, known), found in alike.items():
-            strategies = dict.fromkeys(cell.strategy for cell, _ in found)
-            values = dict.fromkeys(p.values for _, p in found)
-            cell, p = found[0]
+        for (runtime, dtype, kind, failed, known), matches in alike.items():
+            strategies = dict.fromkeys(cell.strategy for cell, _ in matches)
+            values = dict.fromkeys(p.values for _, p in matches)
+            cell, p = matches[0]
             lines.append(
                 f"{runtime}, {dtype}: {kind} ({failed}) in {_listed(strategies)} on {_listed(values)}; "
                 f"such as {cell.strategy} on {p.values}: {p.detail}" + (f" [known: {known}]" if known else "")
@@ -227,8 +229,8 @@ def float_dtype(name: str) -> torch.dtype:
     """Return a dtype that numpy has too, by its name; raise ValueError for another."""
     if name not in ("float16", "float32", "float64"):
         raise ValueError(f"dtypes are float16, float32 and float64; got {name!r}.")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def matrix(
@@ -259,10 +261,10 @@ def matrix(
     if unknown:
         raise ValueError(f"there is no runtime {unknown[0]!r}; there are {', '.join(backends.names())}.")
     kinds = {name: float_dtype(name) for name in dtypes}
-    tell = report or (lambda line: None)
+    report = report or (lambda line: None)
     programs: dict[tuple[str, str], list[_Program]] = {}
     for cls in classes:
-        tell(f"exporting {cls.strategy()}")
+        report(f"exporting {cls.strategy()}")
         for name in dtypes:
             programs[cls.strategy(), name] = list(_programs(cls, kinds[name], cls.cases[:cases]))
     infos, cells = [], {}
@@ -272,12 +274,12 @@ def matrix(
         infos.append(RuntimeInfo(runtime, backend.title, "" if missing else backend.version(), missing))
         with contextlib.ExitStack() as stack:
             handle = None if missing else stack.enter_context(backends.start(runtime))
-            for (strategy, dtype), made in programs.items():
-                tell(f"{runtime}: {strategy}, {dtype}")
+            for (strategy, dtype), files in programs.items():
+                report(f"{runtime}: {strategy}, {dtype}")
                 cells[strategy, dtype, runtime] = (
                     Cell(strategy, runtime, dtype, "missing")
                     if handle is None
-                    else _cell(strategy, runtime, dtype, made, handle, backend.bitwise, known)
+                    else _cell(strategy, runtime, dtype, files, handle, backend.bitwise, known)
                 )
     ordered = [cells[strategy, dtype, runtime] for strategy, dtype in programs for runtime in chosen]
     return Matrix(tuple(ordered), tuple(infos), _environment())
@@ -299,8 +301,8 @@ def _programs(cls: type[Fusion], dtype: torch.dtype, cases: Sequence[Case]) -> I
         length = fusion.calculate_l()
         generator = torch.Generator().manual_seed(number)
 
-        def draw(lead: Sequence[int], dims: Sequence[int] = case.dims, made: Any = generator) -> list[Tensor]:
-            return [torch.randn(*lead, d, generator=made).to(dtype) for d in dims]
+        def draw(lead: Sequence[int], dims: Sequence[int] = case.dims, source: Any = generator) -> list[Tensor]:
+            return [torch.randn(*lead, d, generator=source).to(dtype) for d in dims]
 
         w = torch.randn(length, generator=generator).to(dtype) if length else None
         xs = draw((BATCH,))
@@ -324,17 +326,17 @@ def _program(
     calls: Sequence[tuple[str, list[Tensor], Tensor | None]],
 ) -> _Program:
     args: tuple[Any, ...] = (xs,) if w is None else (xs, w)
-    model = fusion_onnx.export(fusion, args, verify=False).model.SerializeToString()
+    model = export(fusion, args, verify=False).model.SerializeToString()
     measured, run = None, Repeatable(fusion)
     runs = []
-    for values, tensors, given in calls:
-        tried: tuple[Any, ...] = (tensors,) if given is None else (tensors, given)
-        (eager,) = run.outputs(tried)
-        tolerance = derived(fusion.in_form(), tensors, given) if fusion.is_bare() else None
+    for values, tensors, parameters in calls:
+        call: tuple[Any, ...] = (tensors,) if parameters is None else (tensors, parameters)
+        (eager,) = run.outputs(call)
+        tolerance = derived(fusion.in_form(), tensors, parameters) if fusion.is_bare() else None
         if tolerance is None:
             measured = measured or MeasuredTolerance(run.outputs, fusion)
-            (tolerance,) = measured(tried, [eager], hostile=True)
-        inputs = [t.numpy() for t in (tensors if given is None else [*tensors, given])]
+            (tolerance,) = measured(call, [eager], hostile=True)
+        inputs = [t.numpy() for t in (tensors if parameters is None else [*tensors, parameters])]
         runs.append(_Run(values, inputs, eager, tolerance))
     return _Program(case, fusion, model, runs)
 
@@ -367,16 +369,16 @@ def _cell(
             continue
         for run in program.runs:
             try:
-                given = handle.run(run.inputs)
+                results = handle.run(run.inputs)
             except backends.BackendError as error:
                 note("cannot", program, run.values, "run", str(error))
                 continue
-            if len(given) != 1:
-                note("differs", program, run.values, "count", f"{len(given)} outputs, eager gives 1")
+            if len(results) != 1:
+                note("differs", program, run.values, "count", f"{len(results)} outputs, eager gives 1")
                 continue
             strict = bitwise and program.fusion.bitwise
             tolerance = Tolerance(**{**vars(run.tolerance), "bits": strict})
-            finding = judge(run.values, "y", run.eager, given[0], tolerance)
+            finding = judge(run.values, "y", run.eager, results[0], tolerance)
             compared += 1
             elements += run.eager.numel()
             if finding.failed:
@@ -384,9 +386,9 @@ def _cell(
             if finding.failed in ("dtype", "shape"):
                 continue
             largest = max(largest, finding.ratio)
-            same = same and _same(run.eager, given[0])
-            bins += histogram(run.eager, given[0], run.tolerance)
-            for at, eager, model, allowed, ratio in worst_entries(run.eager, given[0], run.tolerance, 3):
+            same = same and _same(run.eager, results[0])
+            bins += histogram(run.eager, results[0], run.tolerance)
+            for at, eager, model, allowed, ratio in worst_entries(run.eager, results[0], run.tolerance, 3):
                 worst.append(Worst(program.case, run.values, at, eager, model, allowed, ratio))
     kinds = {p.kind for p in problems}
     verdict = "differs" if "differs" in kinds else "equal" if not kinds else "partly" if compared else "cannot"

@@ -20,8 +20,8 @@ from fusion_onnx.files import vacant
 if TYPE_CHECKING:
     from fusion_onnx.verification import Verdict
 
-_SEEN = pytest.StashKey[list[dict[str, Any]]]()
-_KEPT = "fusion_onnx_verdicts"  # on a test's report, which pytest-xdist carries from its workers as JSON
+_VERDICTS = pytest.StashKey[list[dict[str, Any]]]()
+_ATTRIBUTE = "fusion_onnx_verdicts"  # on a test's report, which pytest-xdist carries from its workers as JSON
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,14 +58,14 @@ def pytest_report_header(config: pytest.Config) -> str:
 def assert_parity(request: pytest.FixtureRequest) -> "Callable[..., Verdict]":
     """Fail unless a module, exported to ONNX, computes what eager execution does: `assert_parity(module, inputs)`.
 
-    Takes what `fusion_onnx.assertion.assert_parity` takes, and returns the verdict.
+    Takes what `fusion_onnx.testing.assert_parity` takes, and returns the verdict.
     """
-    from fusion_onnx.assertion import ParityError
-    from fusion_onnx.assertion import assert_parity as check
+    from fusion_onnx.testing.parity import ParityError
+    from fusion_onnx.testing.parity import assert_parity as check
 
     def keep(verdict: "Verdict", location: Any = None) -> None:
         data = {"verdict": verdict.to_dict(), "location": None if location is None else location.to_dict()}
-        request.node.stash.setdefault(_SEEN, []).append(data)
+        request.node.stash.setdefault(_VERDICTS, []).append(data)
 
     def checked(module: Any, inputs: Any, **options: Any) -> "Verdict":
         __tracebackhide__ = True
@@ -82,14 +82,14 @@ def assert_parity(request: pytest.FixtureRequest) -> "Callable[..., Verdict]":
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Hand what the fixture has seen to the test's report."""
+    """Hand the fixture's verdicts to the test's report."""
     report = yield
-    seen = item.stash.get(_SEEN, [])
-    if seen:
+    verdicts = item.stash.get(_VERDICTS, [])
+    if verdicts:
         from fusion_onnx.verification.verdict import plain
 
-        setattr(report, _KEPT, json.dumps(plain(seen)))
-        seen.clear()
+        setattr(report, _ATTRIBUTE, json.dumps(plain(verdicts)))
+        verdicts.clear()
     return report
 
 
@@ -98,20 +98,20 @@ class _Page:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: list[tuple[str, dict[str, Any]]] = []
+        self._verdicts: list[tuple[str, dict[str, Any]]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdicts off a test's report."""
-        self._seen += [(report.nodeid, data) for data in json.loads(getattr(report, _KEPT, "[]"))]
+        self._verdicts += [(report.nodeid, data) for data in json.loads(getattr(report, _ATTRIBUTE, "[]"))]
 
     def pytest_sessionfinish(self) -> None:
         """Write the page; in the order of the tests' names, for workers finish in any."""
         from fusion_onnx.verification.report import Checked, write_html
 
-        ordered = sorted(self._seen, key=lambda seen: seen[0])
+        ordered = sorted(self._verdicts, key=lambda verdict: verdict[0])
         write_html(self._path, checks=[Checked(name, **data) for name, data in ordered])
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say where the page is."""
-        count = len(self._seen)
+        count = len(self._verdicts)
         terminalreporter.write_line(f"fusion-onnx: {count} verdict{'s' * (count != 1)} in {self._path}")

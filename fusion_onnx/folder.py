@@ -1,0 +1,19 @@
+"""A folder as a registry: a file is an entry under its own name; files that begin with _ are what entries share."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+
+
+def names(package: str) -> list[str]:
+    """Return the names of a package's files, sorted, importing none of them."""
+    folders = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
+
+
+def classes(package: str, name: str) -> Iterator[type]:
+    """Import one file of a package, and yield the classes that it defines."""
+    module = importlib.import_module(f"{package}.{name}")
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            yield value
