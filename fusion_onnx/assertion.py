@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import fusion_onnx
+from fusion_exporters import export
 from fusion_onnx.verification import Verdict, locate, verify
 from fusion_onnx.verification.verdict import Finding
 
@@ -74,7 +74,7 @@ def assert_parity(
     """
     __tracebackhide__ = True
     if model is None:
-        model = fusion_onnx.export(module, inputs, verify=False, dynamic=dynamic, opset=opset)
+        model = export(module, inputs, verify=False, dynamic=dynamic, opset=opset)
     verdict = verify(module, model, inputs, providers, battery=battery)
     if verdict.passed:
         return verdict

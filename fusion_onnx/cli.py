@@ -211,9 +211,9 @@ def export(
             output_names=output_names.split(",") if output_names else None,
             external_data=external_data,
             opset=opset,
-            inline=inline,
+            inline=inline,  # type: ignore[arg-type]  # export checks it
             form=form,
-            optimize=optimize,
+            optimize=optimize,  # type: ignore[arg-type]
             verify=not no_verify,
             overwrite=overwrite,
             providers=provider or "cpu",

@@ -10,11 +10,12 @@ import onnx
 import onnx_ir as ir
 import torch
 
-import fusion_onnx
-from fusion_exporters import graph, tracing
-from fusion_exporters.choice import Chooser
-from fusion_exporters.doubles import keep_digits
-from fusion_exporters.inputs import ExportError
+from fusion_exporters import graph
+from fusion_exporters.errors import ExportError
+from fusion_exporters.forms.choice import Chooser
+from fusion_exporters.translation import tracing
+from fusion_exporters.translation.doubles import keep_digits
+from fusion_onnx._version import version
 from fusion_onnx.torch_op import DOMAIN
 
 
@@ -28,7 +29,7 @@ def translations() -> dict[Any, Any]:
 
 
 def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
-    """Attach to each fusion's node the function that says what it computes; return what was given, changed in place.
+    """Attach to each fusion's node the function that says what it computes; return the model, changed in place.
 
     Args:
         model: what `torch.onnx.export` returned with `translations()`, its `onnx_ir.Model`, or an onnx.ModelProto.
@@ -38,18 +39,18 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
         ExportError: the model has no node of a fusion, or its nodes have bodies already.
     """
     proto = model if isinstance(model, onnx.ModelProto) else None
-    given = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
-    if not isinstance(given, ir.Model):
+    graph_model = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
+    if not isinstance(graph_model, ir.Model):
         raise ExportError(f"attach takes what torch.onnx.export returns, or a model; got {type(model).__name__}.")
-    bare = [node for node in given.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
+    bare = [node for node in graph_model.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
     if not bare:
         raise ExportError(
             "the model has no node of a fusion without a body: export it with "
             "custom_translation_table=fusion_onnx.translations()."
         )
-    keep_digits(given)
-    forms = graph.attach_bodies(given, module or torch.nn.Module(), Chooser())
-    graph.describe(given, {"version": fusion_onnx.__version__, "forms": forms})
+    keep_digits(graph_model)
+    forms = graph.attach_bodies(graph_model, module or torch.nn.Module(), Chooser())
+    graph.describe(graph_model, {"version": version(), "forms": forms})
     if proto is not None:
-        proto.CopyFrom(ir.to_proto(given))
+        proto.CopyFrom(ir.to_proto(graph_model))
     return model

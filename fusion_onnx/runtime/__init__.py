@@ -10,7 +10,7 @@ from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
 from ._probe import ProviderStatus, alias_of, available_providers, diagnose
-from ._providers import auto_providers
+from ._providers import Providers, auto_providers
 from ._session import Session
 from ._types import TensorInfo
 from .fused import why_not_fused
@@ -21,6 +21,7 @@ __all__ = [
     "ModelHeader",
     "NodePlacement",
     "ProviderStatus",
+    "Providers",
     "Session",
     "SessionError",
     "TensorInfo",

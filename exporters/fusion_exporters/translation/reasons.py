@@ -8,13 +8,11 @@ from pathlib import Path
 import onnxscript
 import torch
 
-import fusion_exporters
-import fusion_onnx
-from fusion_exporters.inputs import Signature
+from fusion_exporters.signature import Signature
+from fusion_onnx import errors
 
-_FOREIGN = tuple(
-    f"{Path(str(package.__file__)).parent}/" for package in (torch, onnxscript, fusion_onnx, fusion_exporters)
-)
+_FOREIGN = tuple(f"{Path(str(module.__file__)).parent}/" for module in (torch, onnxscript, errors))
+_FOREIGN += (f"{Path(__file__).parent.parent}/",)
 _STATIC = re.compile(r"static shape of (\d+) for dimension inputs\['tensors'\]\[(\d+)\]\.shape\[(\d+)\]")
 _SIGNS = ("specialized", "static shape", "not all values", "Constraints violated")
 LENGTH = 600

@@ -16,9 +16,10 @@ import torch
 from onnxscript.values import Op, Opset
 from torch.utils import _pytree as pytree
 
-from fusion_exporters import attention, doubles, operators
-from fusion_exporters.inputs import ExportError, Signature
-from fusion_exporters.reasons import reason
+from fusion_exporters.errors import ExportError
+from fusion_exporters.signature import Signature
+from fusion_exporters.translation import attention, doubles, operators
+from fusion_exporters.translation.reasons import reason
 from fusion_onnx.errors import FusionError
 from fusion_onnx.torch_op import DOMAIN, STRATEGY_OF_OP
 from fusion_onnx.verification.arguments import call

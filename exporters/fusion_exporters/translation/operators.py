@@ -12,7 +12,7 @@ from onnxscript import opset18
 from onnxscript.rewriter import _matcher as matcher
 from torch.export.graph_signature import OutputKind
 
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 aten = torch.ops.aten
