@@ -1,6 +1,12 @@
 """A library that is not installed: which `pip install` brings it."""
 
-_EXTRA = {"torch": "export", "onnx": "export", "onnx_ir": "export", "onnxscript": "export"}
+_EXTRA = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+}
 
 
 def explained(error: ModuleNotFoundError, what: str) -> ImportError:

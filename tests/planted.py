@@ -540,6 +540,22 @@ FAULTS = (
         "differs",
     ),
     Fault(
+        "files: OpenVINO's weights in float16",
+        "exporters/fusion_exporters/targets/openvino.py",
+        ", compress_to_fp16=False",
+        ", compress_to_fp16=True",
+        "test_targets",
+        "names_and_weights",
+    ),
+    Fault(
+        "files: OpenVINO's old weights are replaced unasked",
+        "exporters/fusion_exporters/targets/openvino.py",
+        "for file in (path, weights):",
+        "for file in ():",
+        "test_targets",
+        "request_alone",
+    ),
+    Fault(
         "files: algebra on what others read",
         "exporters/fusion_exporters/algebra.py",
         "len(value.uses()) == 1",
