@@ -28,7 +28,7 @@ def rewrite(model: ir.Model) -> list[str]:
 
     Return why it was not done where a product would lose digits.
     """
-    refused = []
+    refusals = []
     for node in list(model.graph):
         if node.domain != DOMAIN:
             continue
@@ -36,8 +36,8 @@ def rewrite(model: ir.Model) -> list[str]:
         if fusion.strategy() == _CONCATENATION:
             _into_the_matrix(model.graph, node, fusion)
         else:
-            refused += _into_the_layers(model.graph, node, fusion)
-    return refused
+            refusals += _into_the_layers(model.graph, node, fusion)
+    return refusals
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
     shared = [str(layer.weight.name) for x, layer in zip(xs, layers, strict=True) if x and layer and not _only_use(x)]
     if shared:
         return [f"not done: the linear layers of {', '.join(dict.fromkeys(shared))} have other users than the fusion"]
-    folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
+    replacements: list[tuple[ir.Node, int, ir.Value, Any]] = []
     for layer, factor in zip(layers, factors.double().tolist(), strict=True):
         assert layer is not None
         places = [(layer.product, 1, layer.weight)]
@@ -106,8 +106,8 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
             scaled = _scaled(value, factor)
             if scaled is None:
                 return [f"not done: {factor:.3g} times {value.name} overflows or is subnormal"]
-            folded.append((owner, at, value, scaled))
-    for owner, at, value, scaled in folded:
+            replacements.append((owner, at, value, scaled))
+    for owner, at, value, scaled in replacements:
         owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
         _forget(graph, value)
     old, note = node.outputs[0], "weights multiplied into the linear layers before it"

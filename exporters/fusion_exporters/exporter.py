@@ -128,26 +128,26 @@ def export(
     _check(module, opset, inline, optimize)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(evaluating(module))
-        writing = _Writing(target, external_data, overwrite, stack)
+        writer = _Writer(target, external_data, overwrite, stack)
         if not external_data:
             refuse_too_large(module)
         inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
         builder = _Builder(run, inputs, opset, inline, output_names, form, providers)
-        data = writing.prepared(builder.model(algebra=optimize == "algebra"))
+        data = writer.prepare(builder.model(algebra=optimize == "algebra"))
         verdict = _verified(module, data, inputs, providers) if verify else None
         if verdict is not None and not verdict.passed and optimize == "algebra":
-            data = writing.prepared(builder.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
+            data = writer.prepare(builder.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
             verdict = _verified(module, data, inputs, providers)
         if verdict is not None and not verdict.passed:
             again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
             raise VerificationError(verdict, again)
         onnx.checker.check_model(data, full_check=True)
-        writing.finish(_noted(writing.proto, "verification", verdict.summary()) if verdict else b"")
-    return ExportResult(target, writing.proto, verdict, tuple(builder.notes))
+        writer.finish(_noted(writer.proto, "verification", verdict.summary()) if verdict else b"")
+    return ExportResult(target, writer.proto, verdict, tuple(builder.notes))
 
 
-class _Writing:
-    """A model on its way into a file: as bytes, or with weights in a file of their own, beside it in a folder."""
+class _Writer:
+    """Writes a model into a file: as bytes, or with weights in a file of their own, beside it in a folder."""
 
     proto: onnx.ModelProto
 
@@ -162,8 +162,8 @@ class _Writing:
             folder = tempfile.TemporaryDirectory(prefix=".fusion-onnx.", dir=target.parent)
             self._folder = Path(stack.enter_context(folder))
 
-    def prepared(self, model: ir.Model) -> Any:
-        """Return what is verified: the bytes, or the path of the model beside its weights."""
+    def prepare(self, model: ir.Model) -> Any:
+        """Serialise a model; return what is verified: the bytes, or the path of the model beside its weights."""
         if self._weights is None:
             self.proto = ir.to_proto(model)
             self._data = _serialized(self.proto)
@@ -210,7 +210,7 @@ class _Builder:
         module = self.run.module
         model = self._translated()
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
-        refused = rewrite(model) if algebra else []
+        refusals = rewrite(model) if algebra else []
         strategy, sizes = entrywise_strategy_of(module), self.inputs.sizes()
         chooser = Chooser.from_request(self.form, self.providers, sizes, isolated=bool(strategy))
         forms = graph.attach_bodies(model, module, chooser)
@@ -221,9 +221,9 @@ class _Builder:
         if self.inline == "all":
             model = graph.inlined(model)
         graph.store_once(model)
-        if algebra and not refused and not any("algebra" in form for form in forms.values()):
-            refused = ["nothing to do: no fusion has linear layers beside it to fold"]
-        note = note or "; ".join(refused)
+        if algebra and not refusals and not any("algebra" in form for form in forms.values()):
+            refusals = ["nothing to do: no fusion has linear layers beside it to fold"]
+        note = note or "; ".join(refusals)
         if limits := model.meta.get(LIMITS):
             facts["limits"] = limits
         graph.describe(model, {**facts, **({"algebra": note} if note else {})})
@@ -237,9 +237,9 @@ class _Builder:
             outputs, observation = observe(module, example)
         names = output_names(outputs, self.output_names, inputs.names)
         if self.output_names is None:
-            renamed = [name for name in names if name.removeprefix("output_") in inputs.names]
+            clashes = [name for name in names if name.removeprefix("output_") in inputs.names]
             self.notes.update(
-                (f"The output is named {name}, since an input has the other name.", None) for name in renamed
+                (f"The output is named {name}, since an input has the other name.", None) for name in clashes
             )
         self.notes.update((f"{name} is None, and no output of the graph.", None) for name in left_out(outputs))
         with run.undone():

@@ -39,18 +39,18 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
         ExportError: the model has no node of a fusion, or its nodes have bodies already.
     """
     proto = model if isinstance(model, onnx.ModelProto) else None
-    graph_model = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
-    if not isinstance(graph_model, ir.Model):
+    ir_model = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
+    if not isinstance(ir_model, ir.Model):
         raise ExportError(f"attach takes what torch.onnx.export returns, or a model; got {type(model).__name__}.")
-    bare = [node for node in graph_model.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
+    bare = [node for node in ir_model.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
     if not bare:
         raise ExportError(
             "the model has no node of a fusion without a body: export it with "
             "custom_translation_table=fusion_onnx.translations()."
         )
-    keep_digits(graph_model)
-    forms = graph.attach_bodies(graph_model, module or torch.nn.Module(), Chooser())
-    graph.describe(graph_model, {"version": version(), "forms": forms})
+    keep_digits(ir_model)
+    forms = graph.attach_bodies(ir_model, module or torch.nn.Module(), Chooser())
+    graph.describe(ir_model, {"version": version(), "forms": forms})
     if proto is not None:
-        proto.CopyFrom(ir.to_proto(graph_model))
+        proto.CopyFrom(ir.to_proto(ir_model))
     return model

@@ -128,11 +128,11 @@ def _path(path: Any) -> str:
 
 
 def _refuse_aliases(args: tuple[Any, ...]) -> None:
-    seen: dict[int, int] = {}
+    places: dict[int, int] = {}
     for i, leaf in enumerate(pytree.tree_leaves(args), 1):
-        if isinstance(leaf, torch.Tensor) and seen.setdefault(id(leaf), i) != i:
+        if isinstance(leaf, torch.Tensor) and places.setdefault(id(leaf), i) != i:
             raise ExportError(
-                f"example inputs {seen[id(leaf)]} and {i} are the same tensor object; tracing would make one graph "
+                f"example inputs {places[id(leaf)]} and {i} are the same tensor object; tracing would make one graph "
                 "input of them. Give distinct tensors: x.clone()."
             )
 
