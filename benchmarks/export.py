@@ -17,9 +17,9 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import exporter
-from fusion_exporters.inputs import signature
+from fusion_exporters.signature import signature
 from fusion_exporters.single import observe, single
-from fusion_exporters.tracing import traced
+from fusion_exporters.translation.tracing import traced
 from fusion_onnx.bench.rows import machine
 
 RESULTS = Path(__file__).parent / "results"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fusion_onnx
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.rows import SCENARIOS as BENCHED

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import fusion_onnx
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS

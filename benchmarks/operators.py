@@ -38,7 +38,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import fusion_onnx
-from fusion_exporters.tracing import quiet
+from fusion_exporters.translation.tracing import quiet
 
 DOCS = Path(__file__).parent.parent / "docs"
 DTYPES = ("float32", "float16", "float64")

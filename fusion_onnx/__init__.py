@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fusion_onnx import _moved
+from fusion_onnx._version import version
 from fusion_onnx.errors import FusionError, explained
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
@@ -91,8 +92,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        globals()[name] = _version()
-        return globals()[name]
+        return version()
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
@@ -103,15 +103,6 @@ def __getattr__(name: str) -> Any:
         raise explained(error, f"fusion_onnx.{name}") from error
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # with its parsers of mail it takes longer than we do
-
-    try:
-        return version("fusion-onnx")
-    except PackageNotFoundError:  # a checkout that was not installed
-        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,14 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "fusion_exporters.attention": "fusion_exporters.translation.attention",
+    "fusion_exporters.choice": "fusion_exporters.forms.choice",
+    "fusion_exporters.costs": "fusion_exporters.forms.costs",
+    "fusion_exporters.doubles": "fusion_exporters.translation.doubles",
+    "fusion_exporters.inputs": "fusion_exporters.signature",
+    "fusion_exporters.operators": "fusion_exporters.translation.operators",
+    "fusion_exporters.reasons": "fusion_exporters.translation.reasons",
+    "fusion_exporters.tracing": "fusion_exporters.translation.tracing",
     "fusion_onnx.arithmetic": "fusion_onnx.contract.rounding",
     "fusion_onnx.assertion": "fusion_onnx.testing.parity",
     "fusion_onnx.base": "fusion_onnx.contract.function",
@@ -20,7 +28,7 @@ MOVED = {
     "fusion_onnx.layer": "fusion_onnx.contract.layer",
     "fusion_onnx.parity": "fusion_onnx.testing.matrix",
     "fusion_onnx.pytest_plugin": "fusion_onnx.testing.pytest_plugin",
-    "fusion_onnx.target": "fusion_onnx.cli.target",
+    "fusion_onnx.target": "fusion_onnx.cli.module",
     "fusion_onnx.torch_op": "fusion_onnx.contract.torch_op",
     "fusion_onnx.verification.declared": "fusion_onnx.verification.shapes",
     "fusion_onnx.verification.eager": "fusion_onnx.verification.verify",

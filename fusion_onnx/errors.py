@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable
 
-_EXTRA = {"torch": "export", "onnx": "export", "onnx_ir": "export", "onnxscript": "export"}
+_EXTRA = {
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "openvino": "openvino",
+}
 
 
 class FusionError(ValueError):

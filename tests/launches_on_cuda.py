@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fusion_onnx
-from fusion_exporters.costs import RATES
+from fusion_exporters.forms.costs import RATES
 from fusion_onnx import Session, create
 from tests.cuda_standin import counted
 from tests.cuda_standin.doubles import OnDevice, Stream, from_dlpack

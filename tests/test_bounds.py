@@ -25,7 +25,7 @@ def _bounded(name):
     case = fusion_onnx.get(name).cases[0]
     fusion = case.create(fusion_onnx.get(name))
     xs, *w = arguments(fusion, 1, torch.float64, torch.Generator())
-    return derived(fusion, xs, w[0] if w else None) is not None
+    return derived(fusion.in_form(), xs, w[0] if w else None) is not None
 
 
 BOUNDED = [name for name in fusion_onnx.names() if _bounded(name)]
@@ -53,7 +53,7 @@ def test_bound_holds_on_the_battery(name, case, dtype):
     given, *w = arguments(fusion, 9, dtype, generator)
     flat = w[0] if w else None
     for label, xs in battery.values(given, [f"x{i}" for i in range(len(given))]):
-        tolerance = derived(fusion, xs, flat)
+        tolerance = derived(fusion.in_form(), xs, flat)
         eager = array(fusion(xs, flat)).astype(LONG)
         with np.errstate(invalid="ignore", over="ignore"):
             truth = exact(fusion, xs, flat)
@@ -71,7 +71,7 @@ def test_infinite_only_where_sums_of_sizes_reach_the_limit(name, case, dtype):
     given, *w = arguments(fusion, 9, dtype, torch.Generator().manual_seed(0))
     flat = w[0] if w else None
     for label, xs in battery.values(given, [f"x{i}" for i in range(len(given))]):
-        free = np.isinf(derived(fusion, xs, flat).allowed)
+        free = np.isinf(derived(fusion.in_form(), xs, flat).allowed)
         if label not in ("huge", "overflow", "mixed magnitudes", "large, 1e4"):
             assert not free.any(), label
         size = fusion([4 * x.abs().float() if dtype != torch.float64 else 4 * x.abs() for x in xs], _size(flat, dtype))
@@ -94,9 +94,9 @@ def test_a_spoilt_row_leaves_the_others_bounds_alone(name, dtype, value):
     fusion = case.create(fusion_onnx.get(name))
     xs, *w = arguments(fusion, 5, dtype, torch.Generator().manual_seed(0))
     flat = w[0] if w else None
-    before = derived(fusion, xs, flat).allowed
+    before = derived(fusion.in_form(), xs, flat).allowed
     xs[0][2] = value
-    after = derived(fusion, xs, flat).allowed
+    after = derived(fusion.in_form(), xs, flat).allowed
     assert np.isfinite(after).all()
     others = [0, 1, 3, 4]
     # what underflows is bounded for all rows together, by the largest
@@ -119,7 +119,7 @@ def test_bound_of_sums_is_reached(name, most, k, dtype):
     xs = _one_way(k, dtype)
     fusion = create(name, dims=[1] * k)
     off = np.abs(array(fusion(xs)).astype(LONG) - exact(fusion, xs, None))
-    bound = derived(fusion, xs, None).reference
+    bound = derived(fusion.in_form(), xs, None).reference
     assert (off <= bound).all()
     assert (bound <= most * off).all()
 
@@ -129,14 +129,14 @@ def test_bound_of_products_is_near_what_random_factors_reach(k):
     xs = [1 + torch.rand(200_000, 1, generator=torch.Generator().manual_seed(i)) / 64 for i in range(k)]
     fusion = create("prod", dims=[1] * k)
     off = np.abs(array(fusion(xs)) - exact(fusion, xs, None)).astype(np.float64)
-    assert (derived(fusion, xs, None).reference / off.max()).min() < 4
+    assert (derived(fusion.in_form(), xs, None).reference / off.max()).min() < 4
 
 
 @pytest.mark.parametrize("total", [4, 64, 500])
 def test_bound_of_inner_products_is_reached_by_one_order(total):
     xs = _one_way(total, torch.float32)
     fusion = create("linear_concatenation", dims=[1] * total, n=1)
-    bound = derived(fusion, xs, torch.ones(total)).reference
+    bound = derived(fusion.in_form(), xs, torch.ones(total)).reference
     y = xs[0]
     for x in xs[1:]:
         y = y + x
@@ -150,7 +150,7 @@ def test_bound_of_long_inner_products_holds_in_whatever_order(total):
     for value in (0.1, 0.3, 0.9):
         x = np.full(total, value, dtype=np.float32)
         in_order = float(np.cumsum(x)[-1])
-        bound = derived(fusion, [torch.from_numpy(x)[None]], torch.ones(total)).reference
+        bound = derived(fusion.in_form(), [torch.from_numpy(x)[None]], torch.ones(total)).reference
         assert abs(in_order - total * float(x[0])) <= float(bound.item())
 
 
@@ -159,14 +159,14 @@ def test_undetermined_where_the_last_rounding_may_overflow():
     x = torch.tensor([[65504.0, 15.9990234375]], dtype=torch.float16)  # 65520, less or more, is rounded to 65504 or inf
     edge = torch.tensor([[65504.0, 16.0]], dtype=torch.float16)
     for row in (x, edge):
-        assert np.isinf(derived(fusion, [row], torch.ones(2, dtype=torch.float16)).allowed).all()
+        assert np.isinf(derived(fusion.in_form(), [row], torch.ones(2, dtype=torch.float16)).allowed).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_share_of_weighted_sums_is_that_of_k_roundings(k):
     fusion = create("weighted_sum", dims=[1] * k)
     xs = [torch.ones(1, 1, dtype=torch.float64)] * k
-    bound = Fraction(derived(fusion, xs, None).reference.item()) / k
+    bound = Fraction(derived(fusion.in_form(), xs, None).reference.item()) / k
     u = Fraction(Arithmetic(torch.float64).u)
     assert (1 + u) ** k - 1 <= bound <= 2 * k * u
 
@@ -227,7 +227,7 @@ class Blend(Fusion):
 def test_a_users_strategy_without_a_bound_is_measured(options):
     fusion = Blend(dims=[3, 3], **options)
     args = arguments(fusion, 4, torch.float32, torch.Generator().manual_seed(0))
-    assert derived(fusion, *args, None) is None
+    assert derived(fusion.in_form(), *args, None) is None
     verdict = verify(fusion, export(fusion, args).model, args, battery=True)
     assert verdict.passed, verdict.reasons
     assert verdict.rule == MEASURED

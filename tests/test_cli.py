@@ -73,9 +73,9 @@ def test_export_verify_inspect_run(here):
     np.savez("in.npz", a=np.ones((2, 4), np.float32), b=np.ones((2, 6), np.float32))
     said = json.loads(run("run", "net.onnx", "--inputs", "in.npz", "-o", "out.npz", "--json").stdout)
     assert said["outputs"] == [{"name": "y", "dtype": "float32", "shape": [2, 5]}]
-    from fusion_onnx.cli.target import load_target
+    from fusion_onnx.cli.module import load_module
 
-    net, _ = load_target("net.py:build")
+    net, _ = load_module("net.py:build")
     expected = net(torch.ones(2, 4), torch.ones(2, 6)).detach().numpy()
     np.testing.assert_allclose(np.load("out.npz")["y"], expected, rtol=1e-5, atol=1e-6)
 

@@ -11,9 +11,10 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import ExportError, Tuning, tune
-from fusion_exporters.choice import Chooser, _candidates
-from fusion_exporters.costs import RATES
-from fusion_exporters.tuning import Measured, measured
+from fusion_exporters.forms.choice import Chooser, _candidates
+from fusion_exporters.forms.costs import RATES
+from fusion_exporters.forms.tuning_file import Timing
+from fusion_exporters.tuning import measured
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
 from fusion_onnx.file_format import facts_in, forms_in
 from fusion_onnx.fusions.sum import SumFusion
@@ -206,7 +207,7 @@ def test_the_form_for_cuda(name, k, rows, form):
     fusion = create(name, dims=[1024] * k, **fusion_onnx.get(name).bench_options, **options)
     assert chosen(fusion, rows, provider="cuda").form == form
     if name == "random_matrix_adaptation":  # its faster form rounds otherwise
-        assert chosen(fusion, rows, provider="cuda", wanted="fastest").form == "folded"
+        assert chosen(fusion, rows, provider="cuda", requested="fastest").form == "folded"
 
 
 @pytest.mark.skipif(bool(cuda_standin.why_not()), reason=cuda_standin.why_not())
@@ -220,11 +221,11 @@ def test_launches_are_those_of_the_provider(which):
 def test_the_rule_takes_the_factored_form_only_where_it_is_cheaper():
     thin = create("low_rank_concatenation", dims=[512, 512], n=512, r=4)
     thick = create("low_rank_concatenation", dims=[512, 512], n=512, r=500)
-    assert chosen(thin, 64, wanted="fastest").form != "dense"
-    assert chosen(thick, 64, wanted="fastest").form == "dense"
+    assert chosen(thin, 64, requested="fastest").form != "dense"
+    assert chosen(thick, 64, requested="fastest").form == "dense"
     assert chosen(thick, 64).form != "dense"  # which gives Inf where the factors give NaN
     wide = create("weighted_sum", dims=[1024] * 4, weights=[1.0, 2.0, 3.0, 4.0])
-    assert chosen(wide, 4096, wanted="fastest").form == "chain"  # in one kernel
+    assert chosen(wide, 4096, requested="fastest").form == "chain"  # in one kernel
     many = create("sum", dims=[8] * 16)
     assert chosen(many, 1).form == "variadic"
     assert chosen(many, 1, provider="openvino").form == "chain"
@@ -240,7 +241,7 @@ def test_without_a_wish_bits_infinities_and_nan_stay_those_of_eager_execution(pr
 
 
 def kernel(fusion, rows, form):
-    body = ir.serde.serialize_function(chosen(fusion, rows, wanted=form).body)
+    body = ir.serde.serialize_function(chosen(fusion, rows, requested=form).body)
     program = compile_function(Message(body.SerializeToString()), range(len(body.input)))
     return program and (program.code, program.parts, program.constants)
 
@@ -257,7 +258,7 @@ def test_the_rule_against_what_was_measured(times, many):
             if not found or not found[0][times]:
                 continue
             timed = {f: t["microseconds"] for f, t in found[0][times].items()}
-            taken = chosen(fusion, scenario.rows, alone=fusion.entrywise).form
+            taken = chosen(fusion, scenario.rows, isolated=fusion.entrywise).form
             alike = [taken]
             if times == "forms":  # forms that are the same kernel differ by noise alone
                 kernels = {f: kernel(fusion, scenario.rows, f) for f in timed}
@@ -314,7 +315,7 @@ def test_tune_measures_every_form_and_export_follows_it(tmp_path):
     assert Tuning.read(tmp_path / "forms.json") == found
     left, right = found.entries
     for wanted in ("factored", "accumulated"):
-        edited = Tuning(found.machine, [Measured(**{**vars(left), "form": wanted}), right])
+        edited = Tuning(found.machine, [Timing(**{**vars(left), "form": wanted}), right])
         edited.write(tmp_path / "forms.json")
         model = export(Two(), TENSORS, form=tmp_path / "forms.json", verify=False).model
         assert facts(model)["left"]["form"] == wanted
@@ -335,7 +336,7 @@ def test_a_call_held_up_at_first_is_measured_in_turns_as_long_as_the_others():
 
 def test_tune_keeps_the_nearest_size():
     sizes = ((1, 12, "variadic"), (4096, 12, "chain"), (4096, 3000, "variadic"))
-    entries = [Measured("a", "sum_k3", "cpu", rows, width, "float32", form, {}) for rows, width, form in sizes]
+    entries = [Timing("a", "sum_k3", "cpu", rows, width, "float32", form, {}) for rows, width, form in sizes]
     tuning = Tuning("here", entries)
     found = [tuning.form("sum_k3", "cpu", rows, 12, "float32") for rows in (0, 2, 63, 65, 10**6)]
     assert found == ["variadic"] * 3 + ["chain"] * 2
@@ -357,8 +358,8 @@ def test_fusions_of_one_function_and_two_widths_are_told_apart(tmp_path):
     for narrow, wide in (("chain", "variadic"), ("variadic", "chain")):
         where = ("sum_k3", "cpu", 5)
         entries = [
-            Measured("narrow", *where, 12, "float32", narrow, {}),
-            Measured("wide", *where, 192, "float32", wide, {}),
+            Timing("narrow", *where, 12, "float32", narrow, {}),
+            Timing("wide", *where, 192, "float32", wide, {}),
         ]
         Tuning("here", entries).write(tmp_path / "forms.json")
         example = (torch.randn(5, 4), torch.randn(5, 64))
@@ -378,7 +379,7 @@ def test_fusions_of_one_function_and_two_widths_are_told_apart(tmp_path):
     ],
 )
 def test_a_tuning_of_something_else_is_refused(tmp_path, entry, said):
-    Tuning("here", [Measured("sum", *entry, {})]).write(tmp_path / "forms.json")
+    Tuning("here", [Timing("sum", *entry, {})]).write(tmp_path / "forms.json")
     with pytest.raises(ExportError, match=said):
         export(create("sum", dims=[4] * 3), (TENSORS[:3],), form=tmp_path / "forms.json")
 
@@ -393,13 +394,14 @@ def test_another_file_is_no_tuning(tmp_path, text):
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"form": "no such form"}}', '{"a": {}}'])
 def test_metadata_that_cannot_be_read_changes_nothing(text):
     fusion = create("sum", dims=[4, 4])
-    assert fusion.as_written(forms_in({"fusion_onnx.forms": text})) is fusion
+    assert fusion.as_written(forms_in({"fusion_onnx.forms": text})) == fusion.in_form()
 
 
 def test_a_fusion_in_a_form_is_the_same_fusion():
     fusion = create("random_matrix_adaptation", dims=[4, 4], n=3)
-    other = fusion.in_form("dense")
-    assert fusion.in_form("factored") is fusion
-    assert (other.form, fusion.form, other.bitwise) == ("dense", None, False)
-    assert torch.equal(fusion(*inputs(fusion)), other(*inputs(fusion)))
+    other, first = fusion.in_form("dense"), fusion.in_form("factored")
+    assert first == fusion.in_form()
+    assert (other.form, other.bitwise, other.is_default, first.is_default) == ("dense", False, False, True)
+    assert other.fusion is fusion
+    assert other.decompose == fusion.decompose_folded
     assert other.to_config() == fusion.to_config()

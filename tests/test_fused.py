@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 import fusion_onnx
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 from fusion_onnx.runtime import InputError, Session, SessionError, fused
 
 pytestmark = pytest.mark.skipif(bool(fused.why_not_fused()), reason=fused.why_not_fused())

@@ -36,7 +36,7 @@ BROKEN_TUNINGS = {
 
 @pytest.mark.parametrize("what", BROKEN_TUNINGS)
 def test_tuning_files_that_are_malformed(tmp_path, what):
-    from fusion_exporters.tuning import FORMAT
+    from fusion_exporters.forms.tuning_file import FORMAT
 
     path = tmp_path / "forms.json"
     Tuning("m", []).write(path)

@@ -19,7 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 import fusion_onnx
-from fusion_exporters.tuning import Tuning
+from fusion_exporters import Tuning
 from fusion_onnx import files
 from fusion_onnx.cli import app
 from fusion_onnx.verification.report import write_html

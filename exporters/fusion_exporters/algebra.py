@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-import fusion_onnx
-from fusion_exporters.choice import AUTO, FASTEST, NOTE
-from fusion_exporters.graph import fusion_of
+from fusion_exporters.forms.choice import AUTO, FASTEST
+from fusion_exporters.graph import NOTE, fusion_of
 from fusion_onnx.contract import Fusion
 from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.registry import create
 
 _EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
 _SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
@@ -28,7 +28,7 @@ def rewrite(model: ir.Model) -> list[str]:
 
     Return why it was not done where a product would lose digits.
     """
-    refused = []
+    refusals = []
     for node in list(model.graph):
         if node.domain != DOMAIN:
             continue
@@ -36,8 +36,8 @@ def rewrite(model: ir.Model) -> list[str]:
         if fusion.strategy() == _CONCATENATION:
             _into_the_matrix(model.graph, node, fusion)
         else:
-            refused += _into_the_layers(model.graph, node, fusion)
-    return refused
+            refusals += _into_the_layers(model.graph, node, fusion)
+    return refusals
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def _layer(end: ir.Node | None) -> _Layer | None:
         return None
     product, bias = end, None
     if end.op_type == "Add":
-        products = [v for v in end.inputs if v is not None and _made_by(v, "MatMul") and _only_use(v)]
+        products = [v for v in end.inputs if v is not None and _is_result_of(v, "MatMul") and _only_use(v)]
         others = [v for v in end.inputs if v is not None and v not in products]
         if len(products) != 1 or len(others) != 1:
             return None
         (value,), (bias,) = products, others
-        made = value.producer()
-        assert made is not None
-        product = made
+        matmul = value.producer()
+        assert matmul is not None
+        product = matmul
     elif end.op_type == "Gemm" and len(end.inputs) > 2:
         bias = end.inputs[2]
     weight = product.inputs[1]
@@ -72,7 +72,7 @@ def _layer(end: ir.Node | None) -> _Layer | None:
     return _Layer(end, product, weight, bias)
 
 
-def _made_by(value: ir.Value, op_type: str) -> bool:
+def _is_result_of(value: ir.Value, op_type: str) -> bool:
     node = value.producer()
     return node is not None and node.domain == "" and node.op_type == op_type
 
@@ -97,7 +97,7 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
     shared = [str(layer.weight.name) for x, layer in zip(xs, layers, strict=True) if x and layer and not _only_use(x)]
     if shared:
         return [f"not done: the linear layers of {', '.join(dict.fromkeys(shared))} have other users than the fusion"]
-    folded: list[tuple[ir.Node, int, ir.Value, Any]] = []
+    replacements: list[tuple[ir.Node, int, ir.Value, Any]] = []
     for layer, factor in zip(layers, factors.double().tolist(), strict=True):
         assert layer is not None
         places = [(layer.product, 1, layer.weight)]
@@ -107,12 +107,12 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
             scaled = _scaled(value, factor)
             if scaled is None:
                 return [f"not done: {factor:.3g} times {value.name} overflows or is subnormal"]
-            folded.append((owner, at, value, scaled))
-    for owner, at, value, scaled in folded:
+            replacements.append((owner, at, value, scaled))
+    for owner, at, value, scaled in replacements:
         owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
         _forget(graph, value)
     old, note = node.outputs[0], "weights multiplied into the linear layers before it"
-    _instead(graph, old, _before(graph, node, fusion_onnx.create(_SUM, dims=fusion.dims), xs, old, note))
+    _instead(graph, old, _before(graph, node, create(_SUM, dims=fusion.dims), xs, old, note))
     graph.remove(node, safe=True)
     for parameter in parameters:
         assert parameter is not None
@@ -122,11 +122,11 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
 
 def _scaled(value: ir.Value, factor: float) -> Any:
     """Return factor · value, rounded once; None where that is no relative error: overflow, or a subnormal number."""
-    given = _numbers(value)
-    exact = factor * given.astype(np.float64)
+    weights = _numbers(value)
+    exact = factor * weights.astype(np.float64)
     with np.errstate(over="ignore"):
-        rounded = exact.astype(given.dtype)
-    kind = np.finfo(given.dtype)
+        rounded = exact.astype(weights.dtype)
+    kind = np.finfo(weights.dtype)
     safe = np.isfinite(rounded) & ((np.abs(rounded) >= kind.smallest_normal) | (exact == 0))
     return rounded if safe.all() else None
 
@@ -150,7 +150,7 @@ def _into_the_matrix(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
     if not plain or matrix.ndim != 2:
         return
     matrix = matrix if turned else matrix.T
-    projection = fusion_onnx.create(_PROJECTION, dims=fusion.dims, n=len(matrix))
+    projection = create(_PROJECTION, dims=fusion.dims, n=len(matrix))
     w = _constant(graph, f"{layer.weight.name}_blocks", np.ascontiguousarray(matrix).reshape(-1))
     end = layer.end.outputs[0]
     y = _before(graph, node, projection, [*node.inputs, w], end, "one with the linear layer after it", FASTEST)
@@ -190,10 +190,10 @@ def _before(
         "form": form,
     }
     metadata = {**node.metadata_props, NOTE: note}
-    made = ir.node(fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props=metadata)
-    y = made.outputs[0]
+    new = ir.node(fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props=metadata)
+    y = new.outputs[0]
     y.type, y.shape = like.type, like.shape
-    graph.insert_before(node, made)
+    graph.insert_before(node, new)
     return y
 
 
@@ -206,11 +206,11 @@ def _instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 
 
 def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    taken, number = name, 1
-    while taken in graph.initializers:
+    free, number = name, 1
+    while free in graph.initializers:
         number += 1
-        taken = f"{name}_{number}"
-    value = ir.val(taken, const_value=ir.tensor(array, name=taken))
+        free = f"{name}_{number}"
+    value = ir.val(free, const_value=ir.tensor(array, name=free))
     graph.register_initializer(value)
     return value
 

@@ -12,7 +12,7 @@ from onnx_ir import tensor_adapters
 from onnxscript import build_function
 from onnxscript._internal.builder import OpBuilder, make_value
 
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.form import WrittenFusion
 from fusion_onnx.file_format import DOMAIN
@@ -79,10 +79,10 @@ def build_body(
         op = Operators(builder, rank, wide)
         if wide != dtype:
             values = tuple(builder.Cast(v, to=wide.value) for v in values)
-        held = count + len(buffers)
-        w = values[held] if len(values) > held else None
+        end = count + len(buffers)
+        w = values[end] if len(values) > end else None
         try:
-            y = written.decompose(op, list(values[:count]), w, *values[count:held])
+            y = written.decompose(op, list(values[:count]), w, *values[count:end])
         except Exception as error:
             raise ExportError(f"{written.method} failed: {type(error).__name__}: {error}") from error
         if y is NotImplemented:
@@ -160,16 +160,16 @@ def _typed(value: ir.Value) -> ir.TypeAndShape:
 def _tidy(body: ir.Function) -> None:
     """Name nodes and values by what they do, so that profiles and Netron can be read."""
     counts: dict[str, int] = {}
-    held = {id(v) for v in body.inputs}
+    inputs = {id(v) for v in body.inputs}
     for node in body:
         operator = node.op_type.lower()
         counts[operator] = counts.get(operator, 0) + 1
         node.name = f"{operator}_{counts[operator]}"
         node.metadata_props.clear()
         for i, value in enumerate(node.outputs):
-            if id(value) not in held:
+            if id(value) not in inputs:
                 value.name = node.name if len(node.outputs) == 1 else f"{node.name}_{i + 1}"
             value.metadata_props.clear()
             value.shape = None
-    if body.outputs and id(body.outputs[0]) not in held:
+    if body.outputs and id(body.outputs[0]) not in inputs:
         body.outputs[0].name = "y"

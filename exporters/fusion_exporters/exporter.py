@@ -6,28 +6,28 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
 import torch
 
-import fusion_onnx
 from fusion_exporters import graph
 from fusion_exporters.algebra import rewrite
-from fusion_exporters.choice import AUTO, Chooser
+from fusion_exporters.errors import ExportError, VerificationError
 from fusion_exporters.external import MAX_BYTES, file_beside, move_weights, refuse_too_large, too_large
-from fusion_exporters.inputs import ExportError, Signature, VerificationError, left_out, output_names, signature
+from fusion_exporters.forms.choice import AUTO, Chooser, FormRequest
 from fusion_exporters.programs import as_program, example_of
-from fusion_exporters.reasons import of_fast_path, unfit
-from fusion_exporters.single import observe, single
-from fusion_exporters.tracing import LIMITS, Limits, import_compiler, traced
-from fusion_exporters.tuning import Tuning
+from fusion_exporters.signature import Dynamic, Signature, left_out, output_names, signature
+from fusion_exporters.single import entrywise_strategy_of, observe, single
+from fusion_exporters.translation.reasons import of_fast_path, unfit
+from fusion_exporters.translation.tracing import LIMITS, Limits, import_compiler, traced
+from fusion_onnx._version import version
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.errors import FusionError
 from fusion_onnx.files import vacant, write_file
-from fusion_onnx.runtime import SessionError, alias_of, auto_providers
+from fusion_onnx.runtime import Providers, SessionError
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.arguments import opened
 from fusion_onnx.verification.repeatable import Repeatable, copies, evaluating
@@ -63,13 +63,13 @@ def export(
     path: str | os.PathLike[str] | None = None,
     *,
     kwargs: Mapping[str, Any] | None = None,
-    dynamic: Any = "batch",
+    dynamic: Dynamic = "batch",
     opset: int = DEFAULT_OPSET,
-    inline: str = "none",
-    form: Any = AUTO,
-    optimize: str = "none",
+    inline: Literal["none", "all"] = "none",
+    form: FormRequest = AUTO,
+    optimize: Literal["none", "algebra"] = "none",
     verify: bool = True,
-    providers: Any = "cpu",
+    providers: Providers = "cpu",
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     external_data: bool | str = False,
@@ -92,10 +92,11 @@ def export(
         opset: of the standard operators, 18 to 26.
         inline: "none" keeps the fusions' nodes; "all" puts their bodies in place of them, for runtimes without
             support for functions.
-        form: in which of its exact forms each fusion is written. "auto": the cheapest by the cost rule (costs.py) of
-            those that give the same bits and the same Inf and NaN as eager execution's order of operations; "fastest":
-            the cheapest of all; a form's name; a mapping from fusions' paths in the module to one of these; or the path
-            of a file that `tune` wrote. The rule counts for the example's sizes and the first of `providers`.
+        form: in which of its exact forms each fusion is written. "auto": the cheapest by the cost rule
+            (forms/costs.py) of those that give the same bits and the same Inf and NaN as eager execution's order of
+            operations; "fastest": the cheapest of all; a form's name; a mapping from fusions' paths in the module to
+            one of these; or the path of a file that `tune` wrote. The rule counts for the example's sizes and the first
+            of `providers`.
         optimize: "none", or "algebra": the weights of a weighted sum or mean are multiplied into the linear layers that
             feed it, and a concatenation before a linear layer becomes one fusion with it, which adds up a product for
             each input. Exact, with other rounding; not done where verification finds it beyond the tolerance.
@@ -126,26 +127,26 @@ def export(
     _check(module, opset, inline, optimize)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(evaluating(module))
-        writing = _Writing(target, external_data, overwrite, stack)
+        writer = _Writer(target, external_data, overwrite, stack)
         if not external_data:
             refuse_too_large(module)
         inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
-        making = _Making(run, inputs, opset, inline, output_names, form, providers)
-        data = writing.prepared(making.model(algebra=optimize == "algebra"))
+        builder = _Builder(run, inputs, opset, inline, output_names, form, providers)
+        data = writer.prepare(builder.model(algebra=optimize == "algebra"))
         verdict = _verified(module, data, inputs, providers) if verify else None
         if verdict is not None and not verdict.passed and optimize == "algebra":
-            data = writing.prepared(making.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
+            data = writer.prepare(builder.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
             verdict = _verified(module, data, inputs, providers)
         if verdict is not None and not verdict.passed:
             again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
             raise VerificationError(verdict, again)
         _check_types(data)
-        writing.finish(_noted(writing.proto, "verification", verdict.summary()) if verdict else b"")
-    return ExportResult(target, writing.proto, verdict, tuple(making.notes))
+        writer.finish(_noted(writer.proto, "verification", verdict.summary()) if verdict else b"")
+    return ExportResult(target, writer.proto, verdict, tuple(builder.notes))
 
 
-class _Writing:
-    """A model on its way into a file: as bytes, or with weights in a file of their own, beside it in a folder."""
+class _Writer:
+    """Writes a model into a file: as bytes, or with weights in a file of their own, beside it in a folder."""
 
     proto: onnx.ModelProto
 
@@ -160,8 +161,8 @@ class _Writing:
             folder = tempfile.TemporaryDirectory(prefix=".fusion-onnx.", dir=target.parent)
             self._folder = Path(stack.enter_context(folder))
 
-    def prepared(self, model: ir.Model) -> Any:
-        """Return what is verified: the bytes, or the path of the model beside its weights."""
+    def prepare(self, model: ir.Model) -> Any:
+        """Serialise a model; return what is verified: the bytes, or the path of the model beside its weights."""
         if self._weights is None:
             self.proto = ir.to_proto(model)
             self._data = _serialized(self.proto)
@@ -191,57 +192,59 @@ class _Writing:
 
 
 @dataclass(frozen=True)
-class _Making:
-    """What it takes to make a model of a module, more than once."""
+class _Builder:
+    """Builds the model of a module, as often as it is asked to."""
 
     run: Repeatable
     inputs: Signature
     opset: int
     inline: str
     output_names: Sequence[str] | None
-    form: Any
-    providers: Any
-    notes: dict[str, None] = field(default_factory=dict)  # in the order in which they are made, each once
+    form: FormRequest
+    providers: Providers
+    notes: dict[str, None] = field(default_factory=dict)  # each once, in order
 
     def model(self, *, algebra: bool = False, note: str = "") -> ir.Model:
-        """Make it; note: what the file says of the algebra that was tried before."""
+        """Return the model; note: what the file says of the algebra that was tried before."""
         module = self.run.module
         model = self._translated()
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
-        refused = rewrite(model) if algebra else []
-        forms = graph.attach_bodies(model, module, _chooser(self.form, module, self.inputs, self.providers))
+        refusals = rewrite(model) if algebra else []
+        strategy, sizes = entrywise_strategy_of(module), self.inputs.sizes()
+        chooser = Chooser.from_request(self.form, self.providers, sizes, isolated=bool(strategy))
+        forms = graph.attach_bodies(model, module, chooser)
         graph.tidy(model)
-        told: dict[str, Any] = {**_facts(module), "forms": forms}
-        if alone(module) and len(list(model.graph)) == 1:  # a check of the inputs may compute
-            told["entrywise"] = True
+        facts: dict[str, Any] = {**_facts(module), "forms": forms}
+        if strategy and len(list(model.graph)) == 1:  # a check of the inputs may compute
+            facts["entrywise"] = True
         if self.inline == "all":
             model = graph.inlined(model)
         graph.store_once(model)
-        if algebra and not refused and not any("algebra" in facts for facts in forms.values()):
-            refused = ["nothing to do: no fusion has linear layers beside it to fold"]
-        note = note or "; ".join(refused)
+        if algebra and not refusals and not any("algebra" in form for form in forms.values()):
+            refusals = ["nothing to do: no fusion has linear layers beside it to fold"]
+        note = note or "; ".join(refusals)
         if limits := model.meta.get(LIMITS):
-            told["limits"] = limits
-        graph.describe(model, {**told, **({"algebra": note} if note else {})})
+            facts["limits"] = limits
+        graph.describe(model, {**facts, **({"algebra": note} if note else {})})
         return model
 
     def _translated(self) -> ir.Model:
         run, inputs = self.run, self.inputs
-        module, seen_inputs = run.module, replace(inputs, args=copies(inputs.args))
+        module, example = run.module, replace(inputs, args=copies(inputs.args))
         if bare_fusion(module) is None:
             import_compiler()
         with torch.no_grad(), run.undone():
             # what is wrong with the inputs shows here, in the module's own words
-            outputs, seen = observe(module, seen_inputs)
+            outputs, observation = observe(module, example)
         names = output_names(outputs, self.output_names, inputs.names)
         if self.output_names is None:
-            renamed = [name for name in names if name.removeprefix("output_") in inputs.names]
+            clashes = [name for name in names if name.removeprefix("output_") in inputs.names]
             self.notes.update(
-                (f"The output is named {name}, since an input has the other name.", None) for name in renamed
+                (f"The output is named {name}, since an input has the other name.", None) for name in clashes
             )
         self.notes.update((f"{name} is None, and no output of the graph.", None) for name in left_out(outputs))
         with run.undone():
-            model = single(module, seen_inputs, outputs, seen, names[0], self.opset) or traced(
+            model = single(module, example, outputs, observation, names[0], self.opset) or traced(
                 module, inputs, names, self.opset
             )
         _check_limits(run, inputs, model.meta.get(LIMITS, {}))
@@ -251,29 +254,6 @@ class _Making:
             for axis, pair in ends
         )
         return model
-
-
-def _chooser(form: Any, module: torch.nn.Module, inputs: Signature, providers: Any) -> Chooser:
-    chooser = Chooser(AUTO, provider_of(providers), inputs.sizes(), alone=bool(alone(module)))
-    if isinstance(form, os.PathLike) or (isinstance(form, str) and form.endswith(".json")):
-        chooser.measured = Tuning.read(form).form
-    elif isinstance(form, Mapping) and all(isinstance(text, str) for text in (*form, *form.values())):
-        chooser.wanted = dict(form)
-    elif isinstance(form, str):
-        chooser.wanted = form
-    else:
-        raise ExportError(
-            'form is "auto", "fastest", the name of a form, a mapping from fusions to these, or a tuning file; '
-            f"got {form!r}."
-        )
-    return chooser
-
-
-def provider_of(providers: Any) -> str:
-    """Return the short name of the provider that computes first."""
-    first = providers if isinstance(providers, str) else (list(providers) or ["cpu"])[0]
-    name = alias_of(first if isinstance(first, str) else str(first[0]))
-    return alias_of(auto_providers()[0]) if name == AUTO else name
 
 
 def _serialized(proto: onnx.ModelProto) -> bytes:
@@ -296,7 +276,7 @@ def _check_types(data: Any) -> None:
         raise ExportError(f"what was exported is no valid model: {error}") from error
 
 
-def _verified(module: torch.nn.Module, model: Any, inputs: Signature, providers: Any) -> Verdict:
+def _verified(module: torch.nn.Module, model: Any, inputs: Signature, providers: Providers) -> Verdict:
     try:
         return _verify(module, model, inputs.args, providers)
     except SessionError as error:
@@ -352,10 +332,4 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
                 fusions[path or part.name] = part.to_config()
             except FusionError as error:  # a callable without a name: the graph holds what it does
                 fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
-    return {"version": fusion_onnx.__version__, "torch": torch.__version__.split("+")[0], "fusions": fusions}
-
-
-def alone(module: torch.nn.Module) -> str:
-    """Return the fusion's strategy where the model is one that combines its inputs entry by entry, and nothing else."""
-    fusion = bare_fusion(module)
-    return fusion.strategy() if fusion is not None and fusion.entrywise and fusion.signature.config is not None else ""
+    return {"version": version(), "torch": torch.__version__.split("+")[0], "fusions": fusions}

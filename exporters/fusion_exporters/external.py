@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import onnx_ir as ir
 import torch
 
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 from fusion_onnx.files import vacant, written
 
 MAX_BYTES = 2**31 - 1

@@ -12,19 +12,22 @@ import torch
 from onnx_ir import tensor_adapters
 from onnx_ir.passes import common as passes
 
-import fusion_onnx
 from fusion_exporters.bodies import digest
-from fusion_exporters.choice import AUTO, NOTE, Chooser
-from fusion_exporters.inputs import Axes, ExportError
-from fusion_exporters.tracing import SCOPES
+from fusion_exporters.errors import ExportError
+from fusion_exporters.forms.choice import AUTO, Chooser
+from fusion_exporters.signature import Axes
+from fusion_exporters.translation.tracing import SCOPES
+from fusion_onnx._version import version
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
 from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.verification.trace import numbered
 
-_WORTH = 1024
-"""Bytes from which a matrix is worth a node."""
+NOTE = "fusion_onnx.algebra"
+"""The key under which a node that algebra.py rewrote says what was done."""
+MIN_BYTES = 1024
+"""Of a matrix that is worth a node."""
 
 
 def fusion_of(node: ir.Node) -> Fusion:
@@ -44,7 +47,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     states = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     texts: dict[str, bytes] = {}
     classes: dict[str, type[Fusion]] = {}
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     forms: dict[str, Any] = {}
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
@@ -54,10 +57,10 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         del node.attributes["torch_op"], node.attributes["count"]
         scope, path = _module_path(node, modules)
         _store_parameters(model.graph, node, count, fusion, (scope, path), states)
-        given = [_given(v) for v in node.inputs]
-        usual = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
-        chosen = choose(fusion, path or fusion.strategy(), given, count, opset, usual)
-        body, text = chosen.body, chosen.text
+        inputs = [_input(v) for v in node.inputs]
+        default = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
+        choice = choose(fusion, path or fusion.strategy(), inputs, count, opset, default)
+        body, text = choice.body, choice.text
         if classes.get(body.name) is type(fusion) and texts[body.name] != text:
             body.name += "_" + digest(config)  # something that the name does not tell decides the body
         classes.setdefault(body.name, type(fusion))
@@ -68,8 +71,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
             )
         node.op_type = body.name
         model.functions[body.identifier()] = body
-        node.name = numbered(path or fusion.strategy(), taken)
-        forms[node.name] = chosen.facts()
+        node.name = numbered(path or fusion.strategy(), counts)
+        forms[node.name] = choice.facts()
         if NOTE in node.metadata_props:
             forms[node.name]["algebra"] = node.metadata_props[NOTE]
     choose.finish()
@@ -81,7 +84,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     return forms
 
 
-def _given(value: ir.Value | None) -> ir.Value:
+def _input(value: ir.Value | None) -> ir.Value:
     assert value is not None
     return value
 
@@ -136,10 +139,10 @@ def _folded(graph: ir.Graph, value: ir.Value) -> ir.Value:
     source, *shape = operator.inputs
     if source is None or source.const_value is None or value.dtype is None or value.is_graph_output():
         return value
-    alone = operator.graph is graph and source.graph is graph and len(source.uses()) == 1
+    only_here = operator.graph is graph and source.graph is graph and len(source.uses()) == 1
     tensor = getattr(source.const_value, "raw", None)
     flat = [None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in shape]
-    if not alone or source.is_graph_output() or not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]):
+    if not only_here or source.is_graph_output() or not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]):
         return value
     tensor = tensor.to(tensor_adapters.to_torch_dtype(value.dtype))
     stored = tensor_adapters.TorchTensor(tensor.reshape(-1) if flat else tensor, name=value.name)
@@ -153,12 +156,12 @@ def _folded(graph: ir.Graph, value: ir.Value) -> ir.Value:
     return constant
 
 
-def _same_symbol(names: list[str], axes: list[Axes], found: dict[str | None, ir.Value]) -> None:
+def _same_symbol(names: list[str], axes: list[Axes], inputs: dict[str | None, ir.Value]) -> None:
     """Raise ExportError where two axes with different names came out as one."""
     owner: dict[str, str] = {}
-    for name, wanted in zip(names, axes, strict=True):
-        for axis, axis_name in wanted.items():
-            shape = found[name].shape
+    for name, axis_names in zip(names, axes, strict=True):
+        for axis, axis_name in axis_names.items():
+            shape = inputs[name].shape
             symbol = "" if shape is None else str(shape[axis])
             if owner.setdefault(symbol, axis_name) != axis_name:
                 raise ExportError(
@@ -169,19 +172,19 @@ def _same_symbol(names: list[str], axes: list[Axes], found: dict[str | None, ir.
 
 def check_axes(model: ir.Model, names: list[str], axes: list[Axes]) -> None:
     """Raise ExportError where an axis that was to be dynamic came out static, or an input is missing."""
-    found = {value.name: value for value in model.graph.inputs}
-    for name, wanted in zip(names, axes, strict=True):
-        if name not in found:
-            raise ExportError(f"input {name!r} does not reach the graph; its inputs are {list(found)}.")
-        shape = found[name].shape
-        for axis, axis_name in wanted.items():
+    inputs = {value.name: value for value in model.graph.inputs}
+    for name, axis_names in zip(names, axes, strict=True):
+        if name not in inputs:
+            raise ExportError(f"input {name!r} does not reach the graph; its inputs are {list(inputs)}.")
+        shape = inputs[name].shape
+        for axis, axis_name in axis_names.items():
             if shape is None or isinstance(shape[axis], int):
                 size = None if shape is None else shape[axis]
                 raise ExportError(
                     f"axis {axis} of {name} was to be dynamic ({axis_name!r}) and came out as {size}: the module fixes "
                     "it. Take sizes from x.shape inside forward, not from numbers or len(); or leave the axis static."
                 )
-    _same_symbol(names, axes, found)
+    _same_symbol(names, axes, inputs)
 
 
 def _readable(node: ir.Node) -> str:
@@ -192,7 +195,7 @@ def _readable(node: ir.Node) -> str:
 
 def tidy(model: ir.Model) -> None:
     """Remove what tracing left behind: stack traces with paths of the machine, framework names, odd prefixes."""
-    model.producer_name, model.producer_version = "fusion-onnx", fusion_onnx.__version__
+    model.producer_name, model.producer_version = "fusion-onnx", version()
     model.doc_string = None
     model.graph.doc_string = None
     model.graph.name = "fusion_onnx"
@@ -200,10 +203,10 @@ def tidy(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
         value.doc_string = None
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
-            node.name = numbered(_readable(node), taken)
+            node.name = numbered(_readable(node), counts)
         node.metadata_props.clear()
         node.doc_string = None
         for output in node.outputs:
@@ -216,27 +219,29 @@ def store_once(model: ir.Model) -> None:
 
     A runtime folds the Transpose again when it loads the model, so nothing is slower.
     """
-    graph, seen = model.graph, dict[tuple[Any, ...], list[ir.Value]]()
+    graph, matrices = model.graph, dict[tuple[Any, ...], list[ir.Value]]()
     for value in list(graph.initializers.values()):
         shape, tensor = value.shape, value.const_value
-        if tensor is None or shape is None or len(shape) != 2 or tensor.nbytes < _WORTH or value.is_graph_output():
+        if tensor is None or shape is None or len(shape) != 2 or tensor.nbytes < MIN_BYTES or value.is_graph_output():
             continue
         rows, columns = (int(size) for size in tensor.shape.numpy())
         array = tensor.numpy()
-        for other in seen.get((tensor.dtype, columns, rows), []):
+        for other in matrices.get((tensor.dtype, columns, rows), []):
             assert other.const_value is not None
             if np.array_equal(other.const_value.numpy().T, array):
                 # the one with a name of the module's own stays
-                kept, gone = (other, value) if "." in str(other.name) else (value, other)
-                node = ir.node("Transpose", [kept], {"perm": [1, 0]}, num_outputs=1, name=f"transposed {kept.name}")
+                original, copy = (other, value) if "." in str(other.name) else (value, other)
+                node = ir.node(
+                    "Transpose", [original], {"perm": [1, 0]}, num_outputs=1, name=f"transposed {original.name}"
+                )
                 (output,) = node.outputs
-                output.name, output.type, output.shape = f"{kept.name}_transposed", gone.type, gone.shape
-                gone.replace_all_uses_with(output)
-                del graph.initializers[str(gone.name)]
+                output.name, output.type, output.shape = f"{original.name}_transposed", copy.type, copy.shape
+                copy.replace_all_uses_with(output)
+                del graph.initializers[str(copy.name)]
                 graph.insert_before(graph[0], node)
                 break
         else:
-            seen.setdefault((tensor.dtype, rows, columns), []).append(value)
+            matrices.setdefault((tensor.dtype, rows, columns), []).append(value)
 
 
 def inlined(model: ir.Model) -> ir.Model:

@@ -10,10 +10,11 @@ import onnx
 import onnx_ir as ir
 import torch
 
-import fusion_onnx
-from fusion_exporters import doubles, graph, operators, tracing
-from fusion_exporters.choice import Chooser
-from fusion_exporters.inputs import ExportError
+from fusion_exporters import graph
+from fusion_exporters.errors import ExportError
+from fusion_exporters.forms.choice import Chooser
+from fusion_exporters.translation import doubles, operators, tracing
+from fusion_onnx._version import version
 from fusion_onnx.file_format import DOMAIN
 
 
@@ -27,7 +28,7 @@ def translations() -> dict[Any, Any]:
 
 
 def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
-    """Attach to each fusion's node the function that says what it computes; return what was given, changed in place.
+    """Attach to each fusion's node the function that says what it computes; return the model, changed in place.
 
     Args:
         model: what `torch.onnx.export` returned with `translations()`, its `onnx_ir.Model`, or an onnx.ModelProto.
@@ -37,10 +38,10 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
         ExportError: the model has no node of a fusion, or its nodes have bodies already.
     """
     proto = model if isinstance(model, onnx.ModelProto) else None
-    given = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
-    if not isinstance(given, ir.Model):
+    ir_model = ir.from_proto(proto) if proto is not None else getattr(model, "model", model)
+    if not isinstance(ir_model, ir.Model):
         raise ExportError(f"attach takes what torch.onnx.export returns, or a model; got {type(model).__name__}.")
-    bare = [node for node in given.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
+    bare = [node for node in ir_model.graph.all_nodes() if node.domain == DOMAIN and "torch_op" in node.attributes]
     if not bare:
         raise ExportError(
             "the model has no node of a fusion without a body: export it with "
@@ -49,11 +50,11 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
     if getattr(model, "exported_program", None) is not None:
         operators.keep_dtypes(model)
         doubles.keep_scalars(model)
-    operators.keep_constants(given)
-    operators.keep_infinities(given)
-    doubles.keep_digits(given)
-    forms = graph.attach_bodies(given, module or torch.nn.Module(), Chooser())
-    graph.describe(given, {"version": fusion_onnx.__version__, "forms": forms})
+    operators.keep_constants(ir_model)
+    operators.keep_infinities(ir_model)
+    doubles.keep_digits(ir_model)
+    forms = graph.attach_bodies(ir_model, module or torch.nn.Module(), Chooser())
+    graph.describe(ir_model, {"version": version(), "forms": forms})
     if proto is not None:
-        proto.CopyFrom(ir.to_proto(given))
+        proto.CopyFrom(ir.to_proto(ir_model))
     return model

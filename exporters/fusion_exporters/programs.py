@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-import fusion_onnx
-from fusion_exporters.inputs import Axes, ExportError
-from fusion_exporters.tracing import quiet
+from fusion_exporters.errors import ExportError
+from fusion_exporters.signature import Axes
+from fusion_exporters.translation.tracing import quiet
+from fusion_onnx import registry
 
 SUFFIX = ".pt2"
 
@@ -20,8 +21,8 @@ def as_program(module: Any) -> Any:
     if isinstance(module, (str, os.PathLike)) and os.fspath(module).endswith(SUFFIX):
         if not os.path.isfile(module):
             raise FileNotFoundError(f"there is no file {os.fspath(module)}.")
-        for name in fusion_onnx.names():  # the program may call each one's torch op
-            fusion_onnx.get(name)
+        for name in registry.names():  # the program may call each one's torch op
+            registry.get(name)
         try:
             with quiet():
                 return torch.export.load(module)

@@ -15,8 +15,8 @@ from onnx_ir import tensor_adapters
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fusion_exporters.inputs import Signature
-from fusion_exporters.tracing import SCOPES, Flat, limits, quiet
+from fusion_exporters.signature import Signature
+from fusion_exporters.translation.tracing import SCOPES, Flat, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer, bare_fusion
@@ -42,6 +42,13 @@ class Isolated(torch.nn.Module):
         """Fuse k tensors (..., n_i) into one (..., n)."""
         fused: Tensor = self.op(list(xs), list(self.buffers()), self.config)
         return fused
+
+
+def entrywise_strategy_of(module: torch.nn.Module) -> str:
+    """Return the fusion's strategy where the module is one that combines its inputs entry by entry; "" for others."""
+    fusion = bare_fusion(module)
+    written = fusion is not None and fusion.entrywise and fusion.signature.config is not None
+    return fusion.strategy() if fusion is not None and written else ""
 
 
 class Call(NamedTuple):
@@ -93,13 +100,13 @@ def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observatio
     """
     if not _may_be_single(module):
         return called(module, inputs.args), None
-    with Observation(inputs.leaves()) as seen:
+    with Observation(inputs.leaves()) as observation:
         outputs = called(module, inputs.args)
-    return outputs, seen
+    return outputs, observation
 
 
 def single(
-    module: torch.nn.Module, inputs: Signature, outputs: Any, seen: Observation | None, name: str, opset: int
+    module: torch.nn.Module, inputs: Signature, outputs: Any, observation: Observation | None, name: str, opset: int
 ) -> ir.Model | None:
     """Return the model of a module that is one fusion, as tracing it would give it; None where that is not certain.
 
@@ -107,11 +114,11 @@ def single(
         module: the module, which was run on the inputs.
         inputs: the graph's inputs.
         outputs: what it gave.
-        seen: what `observe` saw meanwhile.
+        observation: what `observe` saw meanwhile.
         name: of the graph's output.
         opset: of the standard operators.
     """
-    call = None if seen is None else seen.only_call(outputs)
+    call = None if observation is None else observation.only_call(outputs)
     if call is None:
         return None
     shape, places = _output_shape(call, inputs), _places(call, inputs)
@@ -132,8 +139,8 @@ def _places(call: Call, inputs: Signature) -> list[int | None] | None:
     tensors = [*call.xs, *call.params]
     places = [next((i for i, leaf in enumerate(leaves) if leaf is tensor), None) for tensor in tensors]
     fused, rest = places[: len(call.xs)], [place for place in places[len(call.xs) :] if place is not None]
-    taken = [place for place in places if place is not None]
-    if None in fused or sorted(taken) != list(range(len(leaves))) or any(inputs.axes[place] for place in rest):
+    used = [place for place in places if place is not None]
+    if None in fused or sorted(used) != list(range(len(leaves))) or any(inputs.axes[place] for place in rest):
         return None
     return None if any(tensor.is_meta for tensor in tensors) else places
 
@@ -143,8 +150,8 @@ def _written(
 ) -> ir.Model | None:
     """Write the graph of one node; None where a constant has the name of an input or of the output."""
     formal = [
-        _value(given, leaf, [axes.get(i, size) for i, size in enumerate(leaf.shape)])
-        for given, leaf, axes in zip(inputs.names, inputs.leaves(), inputs.axes, strict=True)
+        _value(name, leaf, [axes.get(i, size) for i, size in enumerate(leaf.shape)])
+        for name, leaf, axes in zip(inputs.names, inputs.leaves(), inputs.axes, strict=True)
     ]
     path = next((path for path, part in module.named_modules() if isinstance(part, Fusion)), "")
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
@@ -208,38 +215,40 @@ def _has_one_branch(
     except Exception:  # whatever it raises, tracing will meet it too, and say it
         return False
     signature = program.graph_signature
-    given = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in signature.user_inputs]
+    arguments = [
+        node for node in program.graph.nodes if node.op == "placeholder" and node.name in signature.user_inputs
+    ]
     readers = [
-        node for node in program.graph.nodes if node.op == "call_function" and {*given} & {*node.all_input_nodes}
+        node for node in program.graph.nodes if node.op == "call_function" and {*arguments} & {*node.all_input_nodes}
     ]
     changed = signature.buffers_to_mutate or signature.user_inputs_to_mutate
     if len(readers) != 1 or readers[0].target is not call.packet or changed or limits(program):
         return False
     (node,) = readers
-    tensors = [value for value in given if isinstance(value.meta.get("val"), Tensor)]
+    tensors = [value for value in arguments if isinstance(value.meta.get("val"), Tensor)]
     order = [tensors.index(value) if value in tensors else None for value in node.args[0]]
     if order != places[: len(call.xs)] or signature.user_outputs != (node.name,):
         return False
     sizes, first = node.meta["val"].shape, node.args[0][0].meta["val"].shape
     return all(
-        str(size) == str(first[i]) if isinstance(wanted, str) else size == wanted
-        for i, (size, wanted) in enumerate(zip(sizes, shape, strict=True))
+        str(size) == str(first[i]) if isinstance(expected, str) else size == expected
+        for i, (size, expected) in enumerate(zip(sizes, shape, strict=True))
     )
 
 
 def _output_shape(call: Call, inputs: Signature) -> list[int | str] | None:
     """Return the sizes of the output's axes, and the names of its dynamic ones; None where they are not certain."""
     fusion, xs, y = prototype(call.packet, call.config), call.xs, call.y
-    axes = {id(leaf): named for leaf, named in zip(inputs.leaves(), inputs.axes, strict=True)}
-    named = axes.get(id(xs[0]), {})
+    axes = {id(leaf): names for leaf, names in zip(inputs.leaves(), inputs.axes, strict=True)}
+    axis_names = axes.get(id(xs[0]), {})
     width = xs[0].ndim - 1
-    alike = all(axes.get(id(x)) == named and x.ndim == width + 1 for x in xs)
-    free = width not in named or (fusion.entrywise and fusion.dims is None)
-    if not alike or not free or len(set(named.values())) != len(named):
+    alike = all(axes.get(id(x)) == axis_names and x.ndim == width + 1 for x in xs)
+    free = width not in axis_names or (fusion.entrywise and fusion.dims is None)
+    if not alike or not free or len(set(axis_names.values())) != len(axis_names):
         return None
     if y.dtype != xs[0].dtype or y.ndim != width + 1 or y.shape[:-1] != xs[0].shape[:-1]:
         return None
-    return [named.get(i, size) for i, size in enumerate(y.shape)]
+    return [axis_names.get(i, size) for i, size in enumerate(y.shape)]
 
 
 def _value(name: str, like: Tensor, shape: Sequence[int | str]) -> ir.Value:

@@ -1,103 +1,34 @@
-"""`tune`: measure the forms of a module's fusions on this machine, and keep what was found for `export(form=...)`."""
+"""`tune`: measure the forms of a module's fusions on this machine, and keep their times for `export(form=...)`."""
 
-import json
 import math
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fusion_exporters.inputs import ExportError, VerificationError
-from fusion_exporters.single import Isolated
-from fusion_onnx.files import write_file
-from fusion_onnx.runtime import Session, SessionError
+from fusion_exporters.errors import ExportError, VerificationError
+from fusion_exporters.exporter import export
+from fusion_exporters.forms.choice import provider_of
+from fusion_exporters.forms.tuning_file import Timing, Tuning, size_of
+from fusion_exporters.single import Isolated, entrywise_strategy_of
+from fusion_onnx.runtime import Providers, Session, SessionError
 from fusion_onnx.verification.arguments import arguments
 from fusion_onnx.verification.repeatable import evaluating
 from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import traced
 
-FORMAT = 2
 _PAUSE, _TURN = 0.02, 0.02  # s
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One fusion at one size: its function's name in the first form, where it ran, and each form's seconds.
-
-    rows: of each input; width: the inputs' widths together; dtype: as torch names it, "float32".
-    """
-
-    fusion: str
-    function: str
-    provider: str
-    rows: int
-    width: int
-    dtype: str
-    form: str
-    seconds: Mapping[str, float]
-
-
-def _measured(entry: Mapping[str, Any]) -> Measured:
-    """Return an entry of a tuning file; raises TypeError, ValueError or KeyError where it is none."""
-    found = Measured(**entry)
-    texts = found.fusion, found.function, found.provider, found.dtype, found.form
-    sizes = found.rows, found.width
-    if not all(isinstance(text, str) for text in texts) or not all(
-        type(size) is int and 0 <= size < 2**63 for size in sizes
-    ):
-        raise TypeError(f"entry {dict(entry)!r:.80}")
-    return found
-
-
-@dataclass
-class Tuning:
-    """What was measured, and on what machine; written as JSON."""
-
-    machine: str = field(default_factory=lambda: f"{platform.machine()}, {os.cpu_count()} cores")
-    entries: list[Measured] = field(default_factory=list)
-
-    def form(self, function: str, provider: str, rows: int, width: int, dtype: str) -> str | None:
-        """Return the fastest form of a function on a provider at the nearest size; None if it was not measured."""
-        same = (function, provider, dtype)
-        found = [e for e in self.entries if (e.function, e.provider, e.dtype) == same]
-
-        def distance(entry: Measured) -> float:
-            return _ratio(entry.rows, rows) + _ratio(entry.width, width)
-
-        return min(found, key=distance).form if found else None
-
-    def write(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write the file; raises OSError where it cannot be written, or is there and not to be replaced."""
-        data = {"format": FORMAT, "machine": self.machine, "fusions": [asdict(e) for e in self.entries]}
-        write_file(path, json.dumps(data, indent=1).encode(), b"\n", overwrite=overwrite)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Tuning":
-        """Read the file; raises ExportError where it is none that `tune` wrote."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise ExportError(f"{path} has format {data['format']!r}; this version reads {FORMAT}. Tune again.")
-            return cls(str(data["machine"]), [_measured(entry) for entry in data["fusions"]])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            if isinstance(error, ExportError):
-                raise
-            raise ExportError(f"{path} is no file of fusion-onnx tune ({error!r:.200}).") from error
 
 
 def tune(
     module: torch.nn.Module,
     example_inputs: Any,
-    providers: Any = "cpu",
+    providers: Providers = "cpu",
     *,
     kwargs: Mapping[str, Any] | None = None,
     seconds: float = 0.5,
@@ -115,7 +46,7 @@ def tune(
         providers: where it is measured, as `Session` takes them.
         kwargs: keyword arguments beside positional ones.
         seconds: for each fusion.
-        report: is told each fusion as it begins.
+        report: called with each fusion's name as it begins.
 
     Returns:
         Tuning: `.write(path)` it, and give the path to `export(form=...)`.
@@ -123,46 +54,37 @@ def tune(
     Raises:
         ExportError, FusionError: as `export`. SessionError: the provider cannot be had.
     """
-    from fusion_exporters.exporter import alone, export, provider_of
-
     args = arguments(module, example_inputs, kwargs)
     with evaluating(module) as run:
         calls = traced(run, args).calls
-    found, bare = Tuning(), alone(module)
+    tuning, strategy = Tuning(), entrywise_strategy_of(module)
     for name, call in calls.items():
         report(name)
         forms = call.fusion.forms()
-        subject, inputs = (
-            (module, args) if bare else (Isolated(call.fusion, [p for _, p in call.parameters]), tuple(call.xs))
-        )
+        part: torch.nn.Module
+        if strategy:
+            part, inputs = module, args
+        else:
+            part, inputs = Isolated(call.fusion, [p for _, p in call.parameters]), tuple(call.xs)
         runs: dict[str, Callable[[], Any]] = {}
         function = ""
         for form in forms:
             try:
-                made = export(subject, inputs, form={bare or call.fusion.strategy(): form}, providers=providers)
+                result = export(part, inputs, form={strategy or call.fusion.strategy(): form}, providers=providers)
             except ExportError as error:
                 if isinstance(error.__cause__, SessionError):
                     raise error.__cause__ from None
                 if isinstance(error, VerificationError) or not runs:
                     raise
                 continue  # it has nothing to offer here
-            function = function or made.model.functions[0].name
+            function = function or result.model.functions[0].name
             tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-            runs[form] = Session(made, providers, spin=False).bind(*tensors)  # else each disturbs the next
+            runs[form] = Session(result, providers, spin=False).bind(*tensors)  # else each disturbs the next
         times = measured(runs, seconds)
         best = fastest(times, [form for form in times if forms[form].drop_in])
         where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_name(call.xs[0]))
-        found.entries.append(Measured(name, function, *where, best, times))
-    return found
-
-
-def size_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return the rows of inputs with these shapes, and their widths together."""
-    return math.prod(shapes[0][:-1]), sum(shape[-1] if shape else 1 for shape in shapes)
-
-
-def _ratio(a: int, b: int) -> float:
-    return abs(math.log(max(a, 1) / max(b, 1)))
+        tuning.entries.append(Timing(name, function, *where, best, times))
+    return tuning
 
 
 def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
@@ -192,7 +114,7 @@ def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
             for _ in range(repeats[name]):
                 call()
             times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(samples) for name, samples in times.items()}
 
 
 def fastest(seconds: Mapping[str, float], order: Sequence[str]) -> str:

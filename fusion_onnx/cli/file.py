@@ -13,7 +13,8 @@ from rich.table import Table
 
 import fusion_onnx
 from fusion_onnx.cli.app import Json, ModelFile, Overwrite, Provider, command, show, writable
-from fusion_onnx.cli.inspection import DOMAIN, FusionNode, Inspection, inspect_model
+from fusion_onnx.cli.inspection import FusionNode, Inspection, inspect_model
+from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.files import written
 
 if TYPE_CHECKING:

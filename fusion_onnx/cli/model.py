@@ -18,16 +18,16 @@ from fusion_onnx.cli.app import (
     Json,
     Known,
     ModelFile,
+    ModuleAddress,
     Overwrite,
     Provider,
-    TargetName,
     command,
     documented,
     err,
     show,
     writable,
 )
-from fusion_onnx.cli.target import load_target, load_weights, parsed_axes, parsed_options
+from fusion_onnx.cli.module import load_module, load_weights, parsed_axes, parsed_options
 
 if TYPE_CHECKING:
     from fusion_exporters import ExportResult, Tuning
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @command(position=20)
 def export(
-    target: TargetName,
+    address: ModuleAddress,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
     opset: Annotated[int, typer.Option(help="Of the standard operators, 18 to 26.")] = 18,
     inline: Annotated[str, typer.Option(help="none: a node for each fusion; all: standard operators only.")] = "none",
@@ -61,7 +61,7 @@ def export(
     options: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="An argument of the target's callable, name=value; repeat it.", metavar="NAME=VALUE"
+            "--set", help="An argument of the module's callable, name=value; repeat it.", metavar="NAME=VALUE"
         ),
     ] = None,
     external_data: Annotated[
@@ -78,10 +78,10 @@ def export(
     """
     from fusion_exporters import VerificationError
 
-    module, inputs = load_target(target, **parsed_options(options or []))
+    module, inputs = load_module(address, **parsed_options(options or []))
     if weights is not None:
         load_weights(module, weights)
-    notes = [] if weights else _notes_on(target, module)
+    notes = [] if weights else _notes_on(address, module)
     try:
         result = fusion_onnx.export(
             module,
@@ -92,9 +92,9 @@ def export(
             output_names=output_names.split(",") if output_names else None,
             external_data=external_data,
             opset=opset,
-            inline=inline,
+            inline=inline,  # type: ignore[arg-type]  # export checks it
             form=form,
-            optimize=optimize,
+            optimize=optimize,  # type: ignore[arg-type]
             verify=not no_verify,
             overwrite=overwrite,
             providers=provider or "cpu",
@@ -110,9 +110,9 @@ def export(
     show(as_json, facts, _of_export(result, notes, size))
 
 
-def _notes_on(target: str, module: Any) -> list[str]:
-    """Say where a target draws its weights each time it is built: the file is then the only copy of them."""
-    name = target.rpartition(":")[2]
+def _notes_on(address: str, module: Any) -> list[str]:
+    """Say where a callable draws its weights each time it is built: the file is then the only copy of them."""
+    name = address.rpartition(":")[2]
     random = type(module).__name__ == name and any(True for _ in module.parameters())
     text = f"{name} is a class, whose weights are drawn anew each time: a function may load trained ones."
     return [text] if random else []
@@ -142,7 +142,7 @@ def _of_verdict(verdict: "Verdict") -> Iterator[RenderableType]:
 
 @command(position=40)
 def verify(
-    target: TargetName,
+    address: ModuleAddress,
     file: ModelFile,
     provider: Provider = None,
     battery: Annotated[
@@ -158,7 +158,7 @@ def verify(
     Example: [bold]fusion-onnx verify net.py:build net.onnx --battery --locate[/]
     """
     writable(html)
-    module, inputs = load_target(target)
+    module, inputs = load_module(address)
     verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu", battery=battery, known=documented(known))
     location = None
     if locate and not verdict.passed:
@@ -170,7 +170,7 @@ def verify(
     facts = {**verdict.to_dict(), "location": location and location.to_dict()}
     show(as_json, facts, _of_comparison(verdict, location, locate))
     if not verdict.passed:
-        err.print("Does the target give the weights that the file was exported with?")
+        err.print("Does the module have the weights that the file was exported with?")
         raise typer.Exit(FAILED)
 
 
@@ -184,7 +184,7 @@ def _of_comparison(verdict: "Verdict", location: "Location | None", locate: bool
 
 @command(position=70)
 def tune(
-    target: TargetName,
+    address: ModuleAddress,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write, which export --form reads.")
     ] = Path("fusion-forms.json"),
@@ -202,9 +202,9 @@ def tune(
     if output.suffix != ".json":
         raise ValueError(f"the file is JSON and its name ends so: {output}.json.")
     writable(output, overwrite=overwrite)
-    module, inputs = load_target(target)
+    module, inputs = load_module(address)
     if inputs is None:
-        raise ValueError(f"{target} gives no example inputs; the times depend on their sizes.")
+        raise ValueError(f"{address} gives no example inputs; the times depend on their sizes.")
     tuning = measure(module, inputs, provider or "cpu", seconds=seconds, report=lambda name: err.print(f"{name} ..."))
     tuning.write(output, overwrite=overwrite)
     show(as_json, json.loads(output.read_text(encoding="utf-8")), _of_tuning(tuning, output))

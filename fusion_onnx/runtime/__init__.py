@@ -11,7 +11,7 @@ from ._model_file import ModelHeader, read_header
 from ._placement import NodePlacement
 from ._plugin import EXACT as OPENVINO_EXACT
 from ._probe import ProviderStatus, alias_of, available_providers, diagnose
-from ._providers import auto_providers
+from ._providers import Providers, auto_providers
 from ._session import Session
 from ._types import TensorInfo
 from .fused import why_not_fused
@@ -23,6 +23,7 @@ __all__ = [
     "ModelHeader",
     "NodePlacement",
     "ProviderStatus",
+    "Providers",
     "Session",
     "SessionError",
     "TensorInfo",

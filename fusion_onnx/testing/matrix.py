@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import fusion_onnx
 from fusion_exporters import export
 from fusion_onnx import registry
+from fusion_onnx._version import version
 from fusion_onnx.contract import Case, Fusion
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
@@ -287,7 +287,7 @@ def matrix(
 
 def _environment() -> dict[str, str]:
     return {
-        "fusion-onnx": fusion_onnx.__version__,
+        "fusion-onnx": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import fusion_onnx
+from fusion_onnx._version import version
 from fusion_onnx.files import vacant
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which version proves parity, and where the report goes."""
     chosen = config.getoption("--fusion-report")
-    return f"fusion-onnx: {fusion_onnx.__version__}" + (f", report: {chosen}" if chosen else "")
+    return f"fusion-onnx: {version()}" + (f", report: {chosen}" if chosen else "")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fusion_onnx
-from fusion_exporters.costs import RATES, cost
+from fusion_exporters.forms.costs import RATES, cost
 from fusion_onnx import ExportError, FusionLayer, Session, export
 from tests.cuda_standin import counted
 from tests.test_export import drawn

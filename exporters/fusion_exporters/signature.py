@@ -3,30 +3,26 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.utils import _pytree as pytree
 
+from fusion_exporters.errors import ExportError
 from fusion_onnx.contract import Fusion
-from fusion_onnx.verification import Verdict
 from fusion_onnx.verification.arguments import ArgumentsError, Keywords, arguments, positional
 from fusion_onnx.verification.trials import resampled
 
-Axes = dict[int, str]
-
-
-class ExportError(ValueError):
-    """A module that cannot be exported as asked; nothing is written."""
-
-
-class VerificationError(ExportError):
-    """The exported model differs from eager execution; `verdict` says where. Nothing is written."""
-
-    def __init__(self, verdict: Verdict, note: str = "") -> None:
-        words = ("the exported model differs from eager execution; nothing is written.", note, str(verdict))
-        super().__init__("\n".join(filter(None, words)))
-        self.verdict = verdict
+Axes: TypeAlias = dict[int, str]
+"""The names of an input's dynamic axes."""
+Dynamic: TypeAlias = (
+    str
+    | Mapping[str, Mapping[int, str] | Sequence[str | None] | None]
+    | Sequence[Mapping[int, str] | None]
+    | Literal[False]
+    | None
+)
+"""What `export(dynamic=...)` takes: a name for axis 0 of every input, names by input and axis, or None."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Signature:
 def signature(
     module: torch.nn.Module,
     example_inputs: Any,
-    dynamic: Any,
+    dynamic: Dynamic,
     names: Sequence[str] | None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Signature:
@@ -74,44 +70,47 @@ def signature(
     except ArgumentsError as error:
         raise ExportError(str(error)) from None
     _refuse_aliases(args)
-    found = _leaf_names(module, args)
+    leaf_names = _leaf_names(module, args)
     if names is not None:
-        if isinstance(names, str) or len(names) != len(found) or not all(isinstance(n, str) and n for n in names):
-            raise ExportError(f"input_names: the example has {len(found)} tensors, {found}; got {list(names)}.")
-        found = list(names)
-    if len(set(found)) != len(found):
-        raise ExportError(f"two inputs have one name, {found}; give input_names.")
+        if isinstance(names, str) or len(names) != len(leaf_names) or not all(isinstance(n, str) and n for n in names):
+            raise ExportError(
+                f"input_names: the example has {len(leaf_names)} tensors, {leaf_names}; got {list(names)}."
+            )
+        leaf_names = list(names)
+    if len(set(leaf_names)) != len(leaf_names):
+        raise ExportError(f"two inputs have one name, {leaf_names}; give input_names.")
     leaves = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     if not leaves:
         raise ExportError("example_inputs holds no tensor.")
-    axes = _axes(module, args, dynamic, found, leaves)
-    return Signature(_enlarged(args, found, axes), found, axes)
+    axes = _axes(module, args, dynamic, leaf_names, leaves)
+    return Signature(_enlarged(args, leaf_names, axes), leaf_names, axes)
 
 
-def output_names(outputs: Any, names: Sequence[str] | None, taken: Sequence[str]) -> list[str]:
-    """Return the given names, checked, or `y`; `y1`, `y2`, ... for several; the keys of a mapping; none for None.
+def output_names(outputs: Any, names: Sequence[str] | None, inputs: Sequence[str]) -> list[str]:
+    """Return the names, checked; where they are None, `y`, or `y1`, `y2`, ... for several, or a mapping's keys.
 
-    `taken` are the inputs' names: a name of theirs gets `output_` put before it, or is refused where it was given.
+    An output that is None has no name. inputs: the inputs' names; an output of the same name gets `output_` before it,
+    and is refused where `names` gives it.
     """
     leaves = [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None]
     odd = [f"{_path(path)}{type(leaf).__name__}" for path, leaf in _not_tensors(outputs) if leaf is not None]
     if odd or not leaves:
         raise ExportError(f"a model returns tensors; the module returns {', '.join(odd) or 'nothing'}. Leave it out.")
     if names is not None:
-        clash = sorted(set(names) & set(taken))
+        clash = sorted(set(names) & set(inputs))
         if isinstance(names, str) or len(names) != len(leaves) or len(set(names)) != len(names):
             raise ExportError(f"output_names: {len(leaves)} different names, one a tensor; got {names!r}.")
         if clash:
             raise ExportError(f"output_names: {clash} are names of inputs; choose others.")
         return list(names)
-    found = (
+    keys = (
         [name for key, value in outputs.items() for name in _names_within(str(key), value)]
         if isinstance(outputs, Mapping)
         else []
     )
-    if len(found) != len(leaves) or len(set(found)) < len(found):
-        found = ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
-    return [f"output_{name}" if name in taken else name for name in found]
+    if len(keys) != len(leaves) or len(set(keys)) < len(keys):
+        keys = ["y"] if len(leaves) == 1 else [f"y{i}" for i in range(1, len(leaves) + 1)]
+    return [f"output_{name}" if name in inputs else name for name in keys]
 
 
 def left_out(outputs: Any) -> list[str]:
@@ -129,11 +128,11 @@ def _path(path: Any) -> str:
 
 
 def _refuse_aliases(args: tuple[Any, ...]) -> None:
-    seen: dict[int, int] = {}
+    places: dict[int, int] = {}
     for i, leaf in enumerate(pytree.tree_leaves(args), 1):
-        if isinstance(leaf, torch.Tensor) and seen.setdefault(id(leaf), i) != i:
+        if isinstance(leaf, torch.Tensor) and places.setdefault(id(leaf), i) != i:
             raise ExportError(
-                f"example inputs {seen[id(leaf)]} and {i} are the same tensor object; tracing would make one graph "
+                f"example inputs {places[id(leaf)]} and {i} are the same tensor object; tracing would make one graph "
                 "input of them. Give distinct tensors: x.clone()."
             )
 
@@ -144,7 +143,7 @@ def _leaf_names(module: torch.nn.Module, args: tuple[Any, ...]) -> list[str]:
     names: list[str] = []
     for i, arg in enumerate(args):
         if isinstance(arg, Keywords):
-            names += [found for key, value in arg.items() for found in _names_within(key, value)]
+            names += [leaf for key, value in arg.items() for leaf in _names_within(key, value)]
         elif i >= starred and isinstance(arg, torch.Tensor):
             names.append(f"{parameters[starred].name}{i - starred + 1}")
         else:
@@ -156,15 +155,15 @@ def _names_within(name: str, value: Any) -> list[str]:
     if isinstance(value, torch.Tensor):
         return [name]
     if isinstance(value, Mapping):
-        return [found for key, item in value.items() for found in _names_within(f"{name}_{key}", item)]
+        return [leaf for key, item in value.items() for leaf in _names_within(f"{name}_{key}", item)]
     if isinstance(value, (list, tuple)):
         name += "_" if name[-1:].isdigit() else ""  # a list within a list: x1_1, for x11 is the eleventh of a flat one
-        return [found for i, item in enumerate(value, 1) for found in _names_within(f"{name}{i}", item)]
+        return [leaf for i, item in enumerate(value, 1) for leaf in _names_within(f"{name}{i}", item)]
     return []
 
 
 def _axes(
-    module: torch.nn.Module, args: tuple[Any, ...], dynamic: Any, names: list[str], leaves: list[torch.Tensor]
+    module: torch.nn.Module, args: tuple[Any, ...], dynamic: Dynamic, names: list[str], leaves: list[torch.Tensor]
 ) -> list[Axes]:
     if dynamic is None or dynamic is False:
         return [{} for _ in leaves]
@@ -178,26 +177,26 @@ def _axes(
         unknown = [key for key in dynamic if key not in names]
         if unknown:
             raise ExportError(f"dynamic names {unknown}, which are no inputs; the inputs are {names}.")
-        given = [dynamic.get(name) for name in names]
+        by_input: list[Any] = [dynamic.get(name) for name in names]
     elif isinstance(dynamic, (tuple, list)) and len(dynamic) == len(leaves):
-        given = list(dynamic)
+        by_input = list(dynamic)
     else:
         raise ExportError(
             'dynamic is "batch" (axis 0 of every input), None (all static), a mapping {input: {axis: name}}, or one '
             f"{{axis: name}} for each of the inputs {names}; got {dynamic!r}."
         )
-    return [_one_input(name, one, leaf) for name, one, leaf in zip(names, given, leaves, strict=True)]
+    return [_one_input(name, one, leaf) for name, one, leaf in zip(names, by_input, leaves, strict=True)]
 
 
-def _one_input(name: str, given: Any, leaf: torch.Tensor) -> Axes:
-    if given is None:
+def _one_input(name: str, axis_names: Any, leaf: torch.Tensor) -> Axes:
+    if axis_names is None:
         return {}
-    if isinstance(given, Mapping):
-        pairs = dict(given)
-    elif isinstance(given, (list, tuple)):
-        pairs = {axis: one for axis, one in enumerate(given) if one is not None}
+    if isinstance(axis_names, Mapping):
+        pairs = dict(axis_names)
+    elif isinstance(axis_names, (list, tuple)):
+        pairs = {axis: one for axis, one in enumerate(axis_names) if one is not None}
     else:
-        raise ExportError(f"dynamic[{name!r}] is a mapping {{axis: name}}; got {given!r}.")
+        raise ExportError(f"dynamic[{name!r}] is a mapping {{axis: name}}; got {axis_names!r}.")
     axes: Axes = {}
     for axis, axis_name in pairs.items():
         if not isinstance(axis, int) or not -leaf.ndim <= axis < leaf.ndim:

@@ -17,9 +17,10 @@ import torch
 from onnxscript.values import Op, Opset
 from torch.utils import _pytree as pytree
 
-from fusion_exporters import attention, doubles, operators
-from fusion_exporters.inputs import ExportError, Signature
-from fusion_exporters.reasons import reason
+from fusion_exporters.errors import ExportError
+from fusion_exporters.signature import Signature
+from fusion_exporters.translation import attention, doubles, losses, operators
+from fusion_exporters.translation.reasons import reason
 from fusion_onnx.contract.torch_op import STRATEGIES
 from fusion_onnx.errors import FusionError
 from fusion_onnx.file_format import DOMAIN
@@ -45,7 +46,7 @@ def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], ops
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with quiet(), _recurrent(), operators.exact_rules(), operators.shapes_of_losses(), torch.no_grad():
+        with quiet(), _recurrent(), operators.exact_rules(), losses.shapes_of_losses(), torch.no_grad():
             program = torch.onnx.export(
                 Flat(module, inputs.args),
                 inputs.leaves(),
@@ -264,7 +265,13 @@ def translations() -> dict[Any, Any]:
     Beside them: what torch's own translations get wrong.
     """
     fusions = {packet: _translation(packet, name) for packet, name in STRATEGIES.items()}
-    return {**fusions, **attention.translations(), **doubles.translations(), **operators.translations()}
+    return {
+        **fusions,
+        **attention.translations(),
+        **doubles.translations(),
+        **losses.translations(),
+        **operators.translations(),
+    }
 
 
 def _translation(packet: Any, name: str) -> Any:

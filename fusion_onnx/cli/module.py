@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 
-class TargetError(ValueError):
-    """A target that does not lead to a module and its example inputs."""
+class ModuleError(ValueError):
+    """An address that does not lead to a module and its example inputs."""
 
 
-def load_target(target: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
-    """Return the module that the target's callable builds, called with the options, and the example inputs.
+def load_module(address: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
+    """Return the module that the callable at an address builds, called with the options, and the example inputs.
 
     The callable returns the module, `(module, example_inputs)` or `(module, args, kwargs)`. Where it returns the module
     alone, the inputs come from `example_inputs` beside it (a tuple, a mapping, or a function that returns one); a
@@ -30,35 +30,37 @@ def load_target(target: str, **options: Any) -> "tuple[torch.nn.Module, Any]":
     """
     import torch
 
-    if target.endswith(".pt2"):
-        return _program(target)
+    if address.endswith(".pt2"):
+        return _program(address)
 
-    place, _, name = target.rpartition(":")
+    place, _, name = address.rpartition(":")
     if not place or not name.isidentifier():
-        raise TargetError(
-            f"a target is path/to/file.py:callable or package.module:callable; got {target!r}. Such as net.py:build."
+        raise ModuleError(
+            "a module is given as path/to/file.py:callable or package.module:callable, such as net.py:build; "
+            f"got {address!r}."
         )
-    source = _guarded(target, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
+    source = _guarded(address, lambda: _file(Path(place)) if place.endswith(".py") else _module(place))
     if not hasattr(source, name):
         public = [key for key, value in vars(source).items() if callable(value) and not key.startswith("_")]
-        raise TargetError(f"{place} has no {name!r}; it has {', '.join(public)}.")
+        raise ModuleError(f"{place} has no {name!r}; it has {', '.join(public)}.")
     built = getattr(source, name)
     if callable(built) and not isinstance(built, torch.nn.Module):
-        built = _guarded(target, functools.partial(built, **options))
+        built = _guarded(address, functools.partial(built, **options))
     elif options:
-        raise TargetError(f"{target} is a module, not a callable: it takes no {', '.join(options)}.")
+        raise ModuleError(f"{address} is a module, not a callable: it takes no {', '.join(options)}.")
     module, *example = built if isinstance(built, tuple) and len(built) in (2, 3) else (built,)
     inputs = _call(*example)
     if not isinstance(module, torch.nn.Module):
-        raise TargetError(f"{target} gives a {type(module).__name__}, not a torch.nn.Module.")
+        raise ModuleError(f"{address} gives a {type(module).__name__}, not a torch.nn.Module.")
     if inputs is None:
         inputs = getattr(source, "example_inputs", None)
-        inputs = _guarded(target, inputs) if callable(inputs) else inputs
+        inputs = _guarded(address, inputs) if callable(inputs) else inputs
     if inputs is None:
         inputs = _of_fusion(module)
     if inputs is None:
-        raise TargetError(
-            f"{target} gives no example inputs; return (module, example_inputs), or define example_inputs() in {place}."
+        raise ModuleError(
+            f"{address} gives no example inputs; return (module, example_inputs), or define example_inputs() in "
+            f"{place}."
         )
     return module, inputs
 
@@ -78,15 +80,15 @@ def _program(path: str) -> tuple[Any, Any]:
     return program, _call(*program.example_inputs or ())
 
 
-def _guarded(target: str, call: Callable[[], Any]) -> Any:
-    """Call the user's code: what it prints goes to stderr, what it raises becomes a TargetError."""
+def _guarded(address: str, call: Callable[[], Any]) -> Any:
+    """Call the user's code: what it prints goes to stderr, what it raises becomes a ModuleError."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return call()
-    except TargetError:
+    except ModuleError:
         raise
     except (Exception, SystemExit) as error:
-        raise TargetError(f"{target} failed{_where(error)}. {type(error).__name__}: {error}") from error
+        raise ModuleError(f"{address} failed{_where(error)}. {type(error).__name__}: {error}") from error
 
 
 def _where(error: BaseException) -> str:
@@ -107,7 +109,7 @@ def parsed_axes(texts: Sequence[str]) -> dict[str, dict[int, str]]:
         name, _, axes = text.partition(":")
         pairs = [pair.partition("=") for pair in axes.split(",")]
         if not name or not all(axis.lstrip("-").isdigit() and label.isidentifier() for axis, _, label in pairs):
-            raise TargetError(f"--dynamic is such as x:0=batch,1=time; got {text!r}.")
+            raise ModuleError(f"--dynamic is such as x:0=batch,1=time; got {text!r}.")
         axes_of.setdefault(name, {}).update({int(axis): label for axis, _, label in pairs})
     return axes_of
 
@@ -118,7 +120,7 @@ def parsed_options(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise TargetError(f"--set is such as width=3; got {text!r}.")
+            raise ModuleError(f"--set is such as width=3; got {text!r}.")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -129,7 +131,7 @@ def parsed_options(texts: Sequence[str]) -> dict[str, Any]:
 def load_weights(module: Any, path: Path) -> None:
     """Load a state_dict into a module: what torch.save wrote, without running code in it, or a .safetensors file."""
     if not path.is_file():
-        raise TargetError(f"there is no file {path}.")
+        raise ModuleError(f"there is no file {path}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -142,14 +144,14 @@ def load_weights(module: Any, path: Path) -> None:
     except ImportError:
         raise
     except Exception as error:
-        raise TargetError(f"{path} holds no state_dict that can be read safely: {_first(error)}") from error
+        raise ModuleError(f"{path} holds no state_dict that can be read safely: {_first(error)}") from error
     for key in ("state_dict", "model_state_dict", "model"):  # as trainers nest it
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     try:
         module.load_state_dict(state)
     except Exception as error:
-        raise TargetError(f"{path} is not of this module: {error}") from error
+        raise ModuleError(f"{path} is not of this module: {error}") from error
 
 
 def _first(error: BaseException) -> str:
@@ -158,9 +160,9 @@ def _first(error: BaseException) -> str:
 
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise TargetError(f"there is no file {path}.")
+        raise ModuleError(f"there is no file {path}.")
     _importable(Path.cwd(), path.resolve().parent)
-    name = f"fusion_onnx_target_{path.stem}"
+    name = f"fusion_onnx_module_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -175,7 +177,7 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and name.startswith(error.name):
-            raise TargetError(f"there is no module {name!r} here or among the installed packages.") from error
+            raise ModuleError(f"there is no module {name!r} here or among the installed packages.") from error
         raise
 
 

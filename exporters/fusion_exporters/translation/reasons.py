@@ -8,13 +8,11 @@ from pathlib import Path
 import onnxscript
 import torch
 
-import fusion_exporters
-import fusion_onnx
-from fusion_exporters.inputs import Signature
+from fusion_exporters.signature import Signature
+from fusion_onnx import errors
 
-_FOREIGN = tuple(
-    f"{Path(str(package.__file__)).parent}/" for package in (torch, onnxscript, fusion_onnx, fusion_exporters)
-)
+_FOREIGN = tuple(f"{Path(str(module.__file__)).parent}/" for module in (torch, onnxscript, errors))
+_FOREIGN += (f"{Path(__file__).parent.parent}/",)
 _STATIC = re.compile(r"static shape of (\d+) for dimension inputs\['tensors'\]\[(\d+)\]\.shape\[(\d+)\]")
 _SIGNS = ("specialized", "static shape", "not all values", "Constraints violated")
 LENGTH = 600
@@ -92,7 +90,7 @@ def reason(error: BaseException, inputs: Signature) -> str:
 
 
 def _fixed(text: str, inputs: Signature) -> str:
-    asked = {name: dict(axes) for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
+    axes_by_input = {name: dict(axes) for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
     leaves = inputs.leaves()
     places = [(int(size), int(i), int(axis)) for size, i, axis in _STATIC.findall(text)]
     for size, i, axis in places:
@@ -103,28 +101,30 @@ def _fixed(text: str, inputs: Signature) -> str:
         ]
         if alike:
             axis_name = inputs.axes[i][axis]
-            wanted = {
-                name: {**asked.get(name, {}), **({axis: axis_name} if name in alike else {})}
+            suggestion = {
+                name: {**axes_by_input.get(name, {}), **({axis: axis_name} if name in alike else {})}
                 for name in inputs.names
-                if name in asked or name in alike
+                if name in axes_by_input or name in alike
             }
             by_default = any(leaves[inputs.names.index(name)].ndim == 1 for name in alike)
             return (
                 f"axis {axis} of {inputs.names[i]} was to be dynamic, and the module makes it one with axis {axis} of "
                 f"{', '.join(alike)}, which {'are' if len(alike) > 1 else 'is'} static"
-                f"{', as what is of rank 1 is by default' if by_default else ''}. Write dynamic={wanted!r}."
+                f"{', as what is of rank 1 is by default' if by_default else ''}. Write dynamic={suggestion!r}."
             )
     fixed = [(inputs.names[i], axis, size) for size, i, axis in places]
     if fixed:
-        shown = "; ".join(f"axis {axis} of {name} at {size}" for name, axis, size in dict.fromkeys(fixed))
+        message = "; ".join(f"axis {axis} of {name} at {size}" for name, axis, size in dict.fromkeys(fixed))
         return (
-            f"the module fixes {shown}, which was to be dynamic. Take sizes from x.shape inside forward, not from "
+            f"the module fixes {message}, which was to be dynamic. Take sizes from x.shape inside forward, not from "
             "numbers, len() or a loop over rows; or say with dynamic= which axes are."
         )
     lines = [line.strip(" -") for line in text.splitlines() if any(sign in line for sign in _SIGNS[:3])]
-    shown = re.sub(r"inputs\['tensors'\]\[(\d+)\]", lambda found: inputs.names[int(found[1])], " ".join(lines) or text)
+    message = re.sub(
+        r"inputs\['tensors'\]\[(\d+)\]", lambda match: inputs.names[int(match[1])], " ".join(lines) or text
+    )
     return (
-        f"the module fixes an axis that was to be dynamic, {asked}. torch says: {shown[:LENGTH]} "
+        f"the module fixes an axis that was to be dynamic, {axes_by_input}. torch says: {message[:LENGTH]} "
         "Take sizes from x.shape inside forward, not from numbers; or say which axes are dynamic with dynamic=."
     )
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset18
 
-from fusion_exporters.inputs import ExportError
+from fusion_exporters.errors import ExportError
 
 op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
 

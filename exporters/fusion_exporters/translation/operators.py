@@ -8,13 +8,12 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset18
 from onnxscript.rewriter import _matcher as matcher
-from torch._decomp import decomposition_table
 from torch.export.graph_signature import OutputKind
 from torch.overrides import TorchFunctionMode
 
-op: Any = opset18  # its types are of tensors; here it takes what torch.onnx.export traces
+from fusion_exporters.translation._computation import Computation, cast, op, places_along
+
 aten = torch.ops.aten
 _matcher: Any = matcher
 
@@ -34,13 +33,9 @@ def translations() -> dict[Any, Any]:
         aten.div.Tensor_mode: _divided,
         aten.div.Scalar_mode: _divided,
         aten.floor_divide.default: lambda self, other: _divided(self, other, "floor"),
-        aten._log_softmax.default: _log_softmax,
-        aten.log_softmax.int: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
-        aten.special_log_softmax.default: lambda self, dim, dtype=None: _log_softmax(self, dim, False, dtype),
         aten.softmax.int: _softmax,
         aten.special_softmax.default: _softmax,
         aten.mean.dim: _mean,
-        aten.cross_entropy_loss.default: _cross_entropy,
         aten.angle.default: _angle,
         aten.erfc.default: _erfc,
         aten.special_erfc.default: _erfc,
@@ -48,7 +43,6 @@ def translations() -> dict[Any, Any]:
         aten.logcumsumexp.default: _logcumsumexp,
         aten.amax.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMax, self, dim, keepdim),
         aten.amin.default: lambda self, dim=(), keepdim=False: _extreme(op.ReduceMin, self, dim, keepdim),
-        aten.multilabel_margin_loss.default: _multilabel_margin_loss,
         aten.expm1.default: _expm1,
         aten.celu.default: _celu,
         aten.hardsigmoid.default: _hardsigmoid,
@@ -72,20 +66,6 @@ def exact_rules() -> Iterator[None]:
         yield
     finally:
         _matcher.math = had
-
-
-@contextlib.contextmanager
-def shapes_of_losses() -> Iterator[None]:
-    """Let nll_loss and cross_entropy keep the rank of their result in torch's second step, with dynamic sizes.
-
-    torch infers it there by a function that takes `reduction` for another argument, and gives one number for all rows.
-    """
-    wrong = decomposition_table.pop(aten.nll_loss.default, None)
-    try:
-        yield
-    finally:
-        if wrong is not None:
-            decomposition_table[aten.nll_loss.default] = wrong
 
 
 class Bounds(TorchFunctionMode):
@@ -118,68 +98,21 @@ def _as_float(bound: Any) -> Any:
     return float(bound) if isinstance(bound, int) else bound
 
 
-class _Computation:
-    """What eager execution computes with where it is given x: float32 for what is shorter, else x's own dtype."""
-
-    def __init__(self, *xs: Any) -> None:
-        self.given = next(dtype for dtype in (getattr(x, "dtype", None) for x in xs) if dtype is not None)
-        self.short = self.given in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-        self.dtype = ir.DataType.FLOAT if self.short else self.given
-
-    def number(self, number: float) -> Any:
-        return op.Constant(value=ir.tensor(number, dtype=self.dtype))
-
-    def wide(self, x: Any) -> Any:
-        if not isinstance(x, ir.Value):
-            return self.number(x)
-        return op.Cast(x, to=self.dtype) if self.short else x
-
-    def back(self, y: Any) -> Any:
-        return op.Cast(y, to=self.given) if self.short else y
-
-    def log1p(self, x: Any) -> Any:
-        """Write log(1 + x) with all digits of a small x: what 1 + x loses of x is put back as a factor."""
-        u = op.Add(x, self.number(1.0))
-        kept = op.Sub(u, self.number(1.0))
-        log = op.Log(u)
-        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(x, op.Div(log, kept)))
-        return op.Where(op.Equal(kept, x), log, small)
-
-    def expm1(self, x: Any) -> Any:
-        """Write (exp x) − 1 with all digits of a small x, in the same way."""
-        u = op.Exp(x)
-        kept = op.Sub(u, self.number(1.0))
-        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(kept, op.Div(x, op.Log(u))))
-        return op.Where(op.Less(op.Abs(x), self.number(1.0)), small, kept)
-
-    def clipped(self, x: Any, least: float, most: float) -> Any:
-        return op.Min(op.Max(x, self.number(least)), self.number(most))
-
-    def negative(self, x: Any) -> Any:
-        """Return whether a number has a minus; a zero may have one too."""
-        zero = self.number(0.0)
-        return op.Or(op.Less(x, zero), op.Less(op.Div(self.number(1.0), x), zero))
-
-    def gap(self, x: Any, y: Any) -> Any:
-        """Return −|x − y|; of what is equal, two infinities too, 0."""
-        return op.Where(op.Equal(x, y), self.number(0.0), op.Neg(op.Abs(op.Sub(x, y))))
-
-
 def _log1p(self: Any) -> Any:
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     return as_eager.back(as_eager.log1p(as_eager.wide(self)))
 
 
 def _log_sigmoid(self: Any) -> Any:
     """Write min(x, 0) − log(1 + exp −|x|)."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = as_eager.wide(self)
     return as_eager.back(op.Sub(op.Min(x, as_eager.number(0.0)), as_eager.log1p(op.Exp(op.Neg(op.Abs(x))))))
 
 
 def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Write log(1 + exp βx) / β, where βx is not above the threshold."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x, scale = as_eager.wide(self), as_eager.number(beta)
     scaled = op.Mul(x, scale)
     y = op.Div(as_eager.log1p(op.Exp(scaled)), scale)
@@ -188,13 +121,13 @@ def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 def _logaddexp(self: Any, other: Any) -> Any:
     """Write max(x, y) + log(1 + exp −|x − y|)."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x, y = as_eager.wide(self), as_eager.wide(other)
     return as_eager.back(op.Add(op.Max(x, y), as_eager.log1p(op.Exp(as_eager.gap(x, y)))))
 
 
 def _logaddexp2(self: Any, other: Any) -> Any:
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x, y, unit = as_eager.wide(self), as_eager.wide(other), as_eager.number(math.log(2))
     more = as_eager.log1p(op.Exp(op.Mul(as_eager.gap(x, y), unit)))
     return as_eager.back(op.Add(op.Max(x, y), op.Div(more, unit)))
@@ -202,7 +135,7 @@ def _logaddexp2(self: Any, other: Any) -> Any:
 
 def _atan2(self: Any, other: Any) -> Any:
     """Write the angle from the shorter over the longer side, which no quadrant, zero, infinity or NaN disturbs."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     y, x = as_eager.wide(self), as_eager.wide(other)
     zero, one, infinity = map(as_eager.number, (0.0, 1.0, math.inf))
     a, b = op.Abs(y), op.Abs(x)
@@ -218,11 +151,11 @@ def _logcumsumexp(self: Any, dim: int) -> Any:
     """Write mᵢ + log Σ exp(xⱼ − mᵢ) over j ≤ i, mᵢ the largest of these: what is far below one for all is lost."""
     if not len(self.shape):
         return op.Identity(self)
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     axes = list(range(len(self.shape)))
     axes[dim], axes[-1] = axes[-1], axes[dim]
     x = op.Transpose(as_eager.wide(self), perm=axes)
-    places = _places(x)
+    places = places_along(x)
     before = op.LessOrEqual(places, op.Unsqueeze(places, [1]))
     x = op.Where(before, op.Unsqueeze(x, [-2]), as_eager.number(-math.inf))
     largest = op.ReduceMax(x, [-1])
@@ -257,7 +190,7 @@ _ERFC = (
 
 def _erfc(self: Any) -> Any:
     """Write 1 − erf x, and above ½, where that cancels, an approximation with all of a float32's digits."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = as_eager.wide(self)
     plain = op.Sub(as_eager.number(1.0), op.Erf(x))
     if as_eager.dtype == ir.DataType.DOUBLE:
@@ -272,7 +205,7 @@ def _erfc(self: Any) -> Any:
 
 def _sinc(self: Any) -> Any:
     """Write sin(πx) / πx, of 0 one."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = op.Mul(as_eager.wide(self), as_eager.number(math.pi))
     return as_eager.back(op.Where(op.Equal(x, as_eager.number(0.0)), as_eager.number(1.0), op.Div(op.Sin(x), x)))
 
@@ -281,7 +214,7 @@ def _angle(self: Any) -> Any:
     """Write π for what is below 0, else 0; NaN stays NaN."""
     if self.dtype.is_integer() or self.dtype == ir.DataType.BOOL:
         self = op.Cast(self, to=ir.DataType.FLOAT)
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = as_eager.wide(self)
     side = op.Where(op.Less(x, as_eager.number(0.0)), as_eager.number(math.pi), as_eager.number(0.0))
     return as_eager.back(op.Where(op.Equal(x, x), side, x))
@@ -289,9 +222,9 @@ def _angle(self: Any) -> Any:
 
 def _remainder(self: Any, other: Any) -> Any:
     """Write x − ⌊x / y⌋ y by the rest of the division, which is exact; the quotient's own rounding is not."""
-    as_eager = _Computation(self, other)
+    as_eager = Computation(self, other)
     x, y, zero = as_eager.wide(self), as_eager.wide(other), as_eager.number(0)
-    if as_eager.given.is_integer():
+    if as_eager.storage.is_integer():
         return op.Mod(x, y)
     rest = op.Mod(x, y, fmod=1)
     apart = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
@@ -300,17 +233,17 @@ def _remainder(self: Any, other: Any) -> Any:
 
 def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     """Write a quotient that is rounded down, by the rest of the division, or towards 0; of integers, in integers."""
-    as_eager = _Computation(self, other)
+    as_eager = Computation(self, other)
     x, y = as_eager.wide(self), as_eager.wide(other)
-    if as_eager.given.is_integer() and rounding_mode is not None:
+    if as_eager.storage.is_integer() and rounding_mode is not None:
         quotient = op.Div(x, y)  # towards 0
-        if rounding_mode == "trunc" or not as_eager.given.is_signed():
+        if rounding_mode == "trunc" or not as_eager.storage.is_signed():
             return quotient
         zero = as_eager.number(0)
         rest = op.Sub(x, op.Mul(quotient, y))
         below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
-        return op.Sub(quotient, op.Cast(below, to=as_eager.given))
-    if as_eager.given.is_integer():
+        return op.Sub(quotient, op.Cast(below, to=as_eager.storage))
+    if as_eager.storage.is_integer():
         return op.Div(op.Cast(x, to=ir.DataType.FLOAT), op.Cast(y, to=ir.DataType.FLOAT))
     quotient, zero = op.Div(x, y), as_eager.number(0.0)
     if rounding_mode == "trunc":
@@ -326,28 +259,8 @@ def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     return as_eager.back(quotient)
 
 
-def _log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = None) -> Any:
-    """Write x − log Σ exp x; in float64 without the operator, whose kernel makes numbers of Inf and NaN."""
-    kind = ir.DataType.FLOAT if half_to_float else self.dtype if dtype in (None, -1) else ir.DataType(dtype)
-    x = _cast(self, kind)
-    scalar = not len(self.shape)
-    if scalar:
-        x = op.Unsqueeze(x, [0])
-    if kind == ir.DataType.DOUBLE:
-        apart = op.Sub(x, op.ReduceMax(x, [dim]))
-        y = op.Sub(apart, op.Log(op.ReduceSum(op.Exp(apart), [dim])))
-    else:
-        y = op.LogSoftmax(x, axis=dim)
-    return op.Squeeze(y, [0]) if scalar else y
-
-
-def _cast(x: Any, dtype: Any) -> Any:
-    """Return x in the dtype in which the result is asked for: eager casts first, and torch's translations last."""
-    return x if dtype in (None, -1, x.dtype) else op.Cast(x, to=dtype)
-
-
 def _softmax(self: Any, dim: int, dtype: Any = None) -> Any:
-    x = _cast(self, dtype)
+    x = cast(self, dtype)
     if len(self.shape):
         return op.Softmax(x, axis=dim)
     return op.Squeeze(op.Softmax(op.Unsqueeze(x, [0]), axis=0), [0])
@@ -355,7 +268,7 @@ def _softmax(self: Any, dim: int, dtype: Any = None) -> Any:
 
 def _mean(self: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """Write the mean over axes; of an empty one, NaN."""
-    x = _cast(self, dtype)
+    x = cast(self, dtype)
     axes = [dim] if isinstance(dim, int) else list(dim or range(len(self.shape)))
     if not len(self.shape):
         return op.Identity(x)
@@ -365,92 +278,14 @@ def _mean(self: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) 
     return op.ReduceMean(x, axes, keepdims=keepdim)
 
 
-def _cross_entropy(
-    self: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0
-) -> Any:
-    """Write the loss of the log softmax, which the operator for both together computes as its own in float64."""
-    if label_smoothing or target.dtype.is_floating_point() or len(self.shape) < 2:
-        return _smoothed(self, target, weight, reduction, ignore_index, label_smoothing)
-    how = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
-    if self.dtype != ir.DataType.DOUBLE:
-        return op.SoftmaxCrossEntropyLoss(self, target, weight, **how)[0]
-    return op.NegativeLogLikelihoodLoss(_log_softmax(self, 1), target, weight, **how)
-
-
-def _smoothed(self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, smoothing: float) -> Any:
-    """Write −Σ w_c q_c log p_c over classes c, with q_c = (1 − ε) t_c + ε / C for a target t and a smoothing ε.
-
-    The mean over rows is divided by their number; where the targets are classes, by the sum of these classes' weights.
-    """
-    as_eager = _Computation(self)
-    axis = min(len(self.shape) - 1, 1)
-    logs = _log_softmax(self, axis, dtype=as_eager.dtype)
-    count = op.Cast(op.Squeeze(op.Shape(self, start=axis, end=axis + 1)), to=as_eager.dtype)
-    own, even = as_eager.number(1 - smoothing), op.Div(as_eager.number(smoothing), count)
-    weight = None if weight is None else as_eager.wide(weight)
-    behind = list(range(1, len(self.shape) - axis))
-    scale = op.Unsqueeze(weight, behind) if weight is not None and behind else weight
-    of_classes = logs if scale is None else op.Mul(logs, scale)
-    if target.dtype.is_floating_point():
-        share = op.Add(op.Mul(as_eager.wide(target), own), even)
-        losses = op.Neg(op.ReduceSum(op.Mul(of_classes, share), [axis], keepdims=False))
-        total = op.Cast(op.Size(losses), to=as_eager.dtype)
-    else:
-        zero = as_eager.number(0.0)
-        kept = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
-        chosen = op.Where(kept, target, op.CastLike(op.Constant(value_int=0), target))
-        picked = op.Squeeze(op.GatherElements(of_classes, op.Unsqueeze(chosen, [axis]), axis=axis), [axis])
-        all_classes = op.ReduceSum(of_classes, [axis], keepdims=False)
-        losses = op.Where(kept, op.Neg(op.Add(op.Mul(picked, own), op.Mul(all_classes, even))), zero)
-        of_target = as_eager.number(1.0) if weight is None else op.Gather(weight, chosen)
-        total = op.ReduceSum(op.Where(kept, of_target, zero), keepdims=False)
-    if reduction:
-        losses = op.ReduceSum(losses, keepdims=False)
-    return as_eager.back(op.Div(losses, total) if reduction == 1 else losses)
-
-
-def _reduced(loss: Any, reduction: int, scalar: bool) -> Any:
-    """Return the losses of the rows, their mean or their sum; of one row that had no axis, a number."""
-    if reduction or scalar:
-        loss = (op.ReduceSum if reduction == 2 else op.ReduceMean)(loss, keepdims=False)
-    return loss
-
-
-def _places(x: Any) -> Any:
-    zero, one = (op.Constant(value_int=number) for number in (0, 1))
-    return op.Range(zero, op.Squeeze(op.Shape(x, start=-1)), one)
-
-
-def _multilabel_margin_loss(self: Any, target: Any, reduction: int = 1) -> Any:
-    """Write the sum over targets t and other classes c of what 1 − x_t + x_c is above 0, over the number of classes.
-
-    The targets of a row are those in front of its first −1. What is not above 0, NaN too, counts as 0.
-    """
-    as_eager = _Computation(self)
-    x = as_eager.wide(self) if len(self.shape) == 2 else op.Reshape(as_eager.wide(self), [1, -1])
-    target = op.Reshape(target, op.Shape(x))
-    places, count = _places(x), op.Shape(x, start=-1)
-    end = op.ReduceMin(op.Where(op.Equal(target, op.Constant(value_int=-1)), places, count), [1])
-    valid = op.Less(places, end)
-    chosen = op.Where(valid, target, op.Constant(value_int=0))
-    of_target = op.Unsqueeze(valid, [2])
-    one_of_them = op.And(op.Equal(op.Unsqueeze(chosen, [2]), places), of_target)
-    others = op.Equal(op.ReduceMax(op.Cast(one_of_them, to=ir.DataType.INT64), [1]), op.Constant(value_int=0))
-    z = op.Sub(as_eager.number(1.0), op.Unsqueeze(op.GatherElements(x, chosen, axis=1), [2]))
-    z = op.Add(z, op.Unsqueeze(x, [1]))
-    counts = op.And(op.And(op.Greater(z, as_eager.number(0.0)), of_target), others)
-    sums = op.ReduceSum(op.Where(counts, z, as_eager.number(0.0)), [1, 2], keepdims=False)
-    return as_eager.back(_reduced(op.Div(sums, op.Cast(count, to=as_eager.dtype)), reduction, len(self.shape) < 2))
-
-
 def _expm1(self: Any) -> Any:
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     return as_eager.back(as_eager.expm1(as_eager.wide(self)))
 
 
 def _celu(self: Any, alpha: float = 1.0) -> Any:
     """Write x where it is above 0, else α (exp(x / α) − 1)."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x, scale = as_eager.wide(self), as_eager.number(alpha)
     below = op.Mul(as_eager.expm1(op.Div(x, scale)), scale)
     return as_eager.back(op.Where(op.Greater(x, as_eager.number(0.0)), x, below))
@@ -458,14 +293,14 @@ def _celu(self: Any, alpha: float = 1.0) -> Any:
 
 def _hardsigmoid(self: Any) -> Any:
     """Write min(max(x + 3, 0), 6) / 6; the operator's 1 / 6 is a float32, times x."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = op.Add(as_eager.wide(self), as_eager.number(3.0))
     return as_eager.back(op.Div(as_eager.clipped(x, 0.0, 6.0), as_eager.number(6.0)))
 
 
 def _hardswish(self: Any) -> Any:
     """Write x min(max(x + 3, 0), 6) / 6."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = as_eager.wide(self)
     gate = as_eager.clipped(op.Add(x, as_eager.number(3.0)), 0.0, 6.0)
     return as_eager.back(op.Div(op.Mul(x, gate), as_eager.number(6.0)))
@@ -473,7 +308,7 @@ def _hardswish(self: Any) -> Any:
 
 def _logit(self: Any, eps: float | None = None) -> Any:
     """Write log(x / (1 − x)), x between ε and 1 − ε if there is one."""
-    as_eager = _Computation(self)
+    as_eager = Computation(self)
     x = as_eager.wide(self)
     if eps is not None:
         x = as_eager.clipped(x, eps, 1 - eps)

@@ -136,20 +136,20 @@ class Cost:
 def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]], dtype: ir.DataType) -> Cost:
     """Return what a body costs; inputs: the shape of each of its inputs, and whether it is constant."""
     sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
-    constant = {name for name, (_, fixed) in zip(proto.input, inputs, strict=True) if fixed}
+    constants = {name for name, (_, is_constant) in zip(proto.input, inputs, strict=True) if is_constant}
     inferred, types = _inferred(proto, sizes, dtype)
     known = {**sizes, **inferred}
-    work, held = [], set[str]()
+    work, weights = [], set[str]()
 
     def size(names: Iterable[str]) -> int:
         return sum(int(types.get(name, dtype).itemsize) * math.prod(known.get(name, ())) for name in names)
 
     for node in proto.node:
         read = [name for name in node.input if name]
-        if node.op_type == "Constant" or (read and all(name in constant for name in read)):
-            constant.update(node.output)
+        if node.op_type == "Constant" or (read and all(name in constants for name in read)):
+            constants.update(node.output)
             continue
-        held.update(name for name in read if name in constant)
+        weights.update(name for name in read if name in constants)
         if node.op_type in _VIEWS:
             work.append(Work(node.op_type, 0, 0, copied=size(name for name in node.output if name in proto.output)))
             continue
@@ -159,14 +159,14 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
         passed = len(read) if node.op_type in _VARIADIC else 1
         addend = node.input[2:] if node.op_type == "Gemm" else []
         work.append(Work(node.op_type, operations, moved, passed, size(addend)))
-    touched = {n for node in proto.node for n in node.input if n in sizes and n not in constant} | set(proto.output)
-    floats = [name for name in held if known.get(name) != () and types.get(name) != ir.DataType.INT64]
-    weights = sum(math.prod(known.get(name, ())) for name in floats)
+    touched = {n for node in proto.node for n in node.input if n in sizes and n not in constants} | set(proto.output)
+    floats = [name for name in weights if known.get(name) != () and types.get(name) != ir.DataType.INT64]
+    weight_count = sum(math.prod(known.get(name, ())) for name in floats)
     return Cost(
         sum(w.operations for w in work),
         sum(w.bytes for w in work),
         len(work),
-        weights,
+        weight_count,
         tuple(work),
         size(touched),
         _has_kernel(proto, [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
@@ -194,12 +194,12 @@ def _inferred(
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except onnx.shape_inference.InferenceError:  # a body of somebody else's; then its inner values count for nothing
         return {}, {}
-    found, types = {}, {}
+    shapes, types = {}, {}
     for value in (*inferred.value_info, *inferred.output):
         if value.type.HasField("tensor_type"):
-            found[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
             types[value.name] = ir.DataType(value.type.tensor_type.elem_type)
-    return found, types
+    return shapes, types
 
 
 def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:

@@ -1,0 +1,1 @@
+"""Which form of a fusion is written: the cost rule, the file of `tune`, and the choice between them."""

@@ -1,0 +1,1 @@
+"""From torch's graph to ONNX operators that give what eager execution gives."""
