@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def links(page: Path) -> Iterator[Path]:
 def reference() -> dict[str, list[str]]:
     """Return the public names that each page of the reference has an entry for."""
     entries = {page.name: ENTRY.findall(page.read_text("utf-8")) for page in sorted((DOCS / "api").glob("*.md"))}
-    return {page: ["".join(entry) for entry in found] for page, found in entries.items()}
+    return {page: ["".join(entry) for entry in found] for page, found in entries.items() if found}
 
 
 def names(nav: Any) -> str:
@@ -56,6 +58,15 @@ def strategies() -> str:
     """Return what the reference says of each strategy: its file's docstring, and its class."""
     files = (ROOT / "fusion_onnx" / "fusions").glob("[!_]*.py")
     return "".join(STRATEGY.format(name=path.stem) for path in sorted(files))
+
+
+def commands() -> str:
+    """Return what the command line says of itself, command by command."""
+    command = [sys.executable, "-m", "typer", "fusion_onnx.cli", "utils", "docs", "--name", "fusion-onnx"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    text = re.sub(r"\*\*Commands\*\*:.*?(?=^## )", "", text.partition("\n")[2], count=1, flags=re.M | re.S)
+    text = re.sub(r'<span style="font-weight: bold">(.*?)</span>', r"`\1`", text)
+    return text.replace("&#x27;", "'").replace("&quot;", '"')
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -80,8 +91,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         path = Path(os.path.normpath(source.parent / match[0]))
         return os.path.relpath(address(path), folder or ".") if path.is_file() else match[0]
 
-    markdown = LINK.sub(link, markdown)
-    return markdown.replace("<!-- names -->", names(config.nav)).replace("<!-- each strategy -->", strategies())
+    parts = {
+        "<!-- names -->": lambda: names(config.nav),
+        "<!-- each strategy -->": strategies,
+        "<!-- commands -->": commands,
+    }
+    for mark, part in parts.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, part())
+    return LINK.sub(link, markdown)
 
 
 class Doctests(griffe.Extension):

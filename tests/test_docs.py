@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.main import get_command
 
 import fusion_onnx
+from fusion_onnx import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,3 +65,5 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
         assert f'id="fusion_onnx.{name}"' in reference, name
     for name in fusion_onnx.names():
         assert f"fusion_onnx.fusions.{name}." in pages["api/strategies.html"], name
+    for command in get_command(cli.app).commands:
+        assert re.search(rf'<h2 id="fusion-onnx-{command}">', pages["api/command_line.html"]), command
