@@ -102,10 +102,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     return LINK.sub(link, markdown)
 
 
-class Doctests(griffe.Extension):
-    """Makes a code block of an example in a docstring, which Markdown takes for a quotation."""
+class Docstrings(griffe.Extension):
+    """Mends what a reader of source text alone, as griffe is, takes for something else than Python and its users do."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Indent the object's examples."""
+        """Make examples in a docstring code, which Markdown takes for quotations."""
         if obj.docstring:
             obj.docstring.value = DOCTEST.sub(lambda example: re.sub("(?m)^", "    ", example[0]), obj.docstring.value)
+
+    def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
+        """Take a public function for itself where griffe takes it for the module of the same name that defines it."""
+        for name, member in list(pkg.members.items()):
+            try:
+                target = loader.modules_collection[member.target_path] if member.is_alias else member
+            except (KeyError, griffe.AliasResolutionError):  # from another package
+                continue
+            if target.is_module and name in target.members:
+                pkg.set_member(name, griffe.Alias(name, target.members[name], runtime=False, parent=pkg))

@@ -1,6 +1,7 @@
 """The site of the documentation: it has every public name, it builds without a warning, it needs no network."""
 
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -62,8 +63,18 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
         assert not re.search(r"url\([\"']?(?:https?:)?//", style.read_text("utf-8")), style.name
     reference = "".join(text for name, text in pages.items() if name.startswith("api"))
     for name in fusion_onnx.__all__:
-        assert f'id="fusion_onnx.{name}"' in reference, name
+        entry = re.search(rf'<h2 id="fusion_onnx\.{name}".*?</h2>', reference, re.S)
+        assert entry, name
+        if name != "fusion":  # the second name of a class, in words
+            assert f"doc-symbol-{kind(getattr(fusion_onnx, name))}" in entry[0], name
     for name in fusion_onnx.names():
         assert f"fusion_onnx.fusions.{name}." in pages["api/strategies.html"], name
     for command in get_command(cli.app).commands:
         assert re.search(rf'<h2 id="fusion-onnx-{command}">', pages["api/command_line.html"]), command
+
+
+def kind(value):
+    """What the reference calls it."""
+    if isinstance(value, type):
+        return "class"
+    return "module" if inspect.ismodule(value) else "function" if callable(value) else "attribute"
