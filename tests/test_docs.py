@@ -67,6 +67,8 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
         assert entry, name
         if name != "fusion":  # the second name of a class, in words
             assert f"doc-symbol-{kind(getattr(fusion_onnx, name))}" in entry[0], name
+    for method in ("fuse", "decompose", "calculate_n", "get_dims", "to_config", "get_name"):  # some are of base classes
+        assert f'id="fusion_onnx.Fusion.{method}"' in reference, method
     for name in fusion_onnx.names():
         assert f"fusion_onnx.fusions.{name}." in pages["api/strategies.html"], name
     for command in get_command(cli.app).commands:
