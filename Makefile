@@ -4,6 +4,7 @@
 # make bench   measure every strategy beside its peers, into benchmarks/results
 # make gpu     with an NVIDIA card: what a card has to show, all tests for a GPU, then each strategy measured on it
 # make models, make readme   write the stored models, the README's table again
+# make docs   the documentation as a site: site/index.html
 # make package   wheel through sdist, installed without torch, runs a stored model
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ JOBS ?= 2
 WEB := .venv/web
 export FUSION_ONNX_NODE_MODULES := $(CURDIR)/$(WEB)/node_modules
 
-.PHONY: demo test announce lint types tests slow bench gpu models readme package clean
+.PHONY: demo test announce lint types tests slow bench gpu models readme docs package clean
 
 demo: .venv/installed
 	@$(BIN)/python -m models.demo
@@ -53,6 +54,10 @@ models: .venv/installed
 readme: .venv/installed
 	$(BIN)/python -m tests.readme
 
+# --strict: a broken link, or a page that the navigation lacks, is an error
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 package: .venv/installed
 	bash .ci/package $(BIN)/python
 
@@ -70,4 +75,4 @@ $(WEB)/tried: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site

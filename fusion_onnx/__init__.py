@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_exporters import ExportError as ExportError
     from fusion_exporters import ExportResult as ExportResult
     from fusion_exporters import VerificationError as VerificationError
+    from fusion_exporters import attach as attach
     from fusion_exporters import export as export
+    from fusion_exporters import translations as translations
     from fusion_exporters import tune as tune
     from fusion_onnx import fusions as fusions
     from fusion_onnx import runtime as runtime

@@ -202,6 +202,11 @@ Not the model is wrong here, but what it is held to.
 """.splitlines()
 
 
+def spelled(pattern: str) -> str:
+    """What stands for all of a kind in a file would open italics on a page."""
+    return "all" if pattern == "*" else f"`{pattern}`" if "*" in pattern else pattern
+
+
 def page(found: list[known.Difference]) -> str:
     """The page that lists them."""
     lines = [
@@ -221,7 +226,7 @@ def page(found: list[known.Difference]) -> str:
             d.why,
             "",
             f"- strategies: {', '.join(f'`{s}`' for s in d.strategies) or 'none by itself'}; "
-            f"dtypes: {', '.join(d.dtypes)}; values: {', '.join(d.values)}"
+            f"dtypes: {', '.join(map(spelled, d.dtypes))}; values: {', '.join(map(spelled, d.values))}"
             + (f"; operators: {', '.join(f'`{o}`' for o in d.operators)}" if d.operators else ""),
             f"- [model.onnx]({folder}/model.onnx), [inputs.npz]({folder}/inputs.npz) with the right result as `y`",
             "",
