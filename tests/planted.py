@@ -165,7 +165,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: an empty batch in bfloat16 goes to CUDA's kernels of many inputs",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "_pairwise.pairwise(self.source) or self.source",
         "self.source",
         "test_runtime_empty",
@@ -173,7 +173,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: an empty batch goes to whatever else CUDA fails at",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "providers=[(CPU, {}), *providers], strict=False)",
         "providers=[*providers, (CPU, {})], strict=False)",
         "test_runtime_empty",
@@ -189,7 +189,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: the session for an empty batch without the weights beside the file",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "        if isinstance(self.source, str):  # its weights",
         "        if False:  # its weights",
         "test_runtime_empty",
@@ -278,7 +278,7 @@ FAULTS = (
     ),
     Fault(
         "bodies: operators, log1p loses small numbers",
-        "exporters/fusion_exporters/translation/operators.py",
+        "exporters/fusion_exporters/translation/_computation.py",
         "        return op.Where(op.Equal(kept, x), log, small)\n",
         "        return log\n",
         "test_operators",
@@ -287,7 +287,7 @@ FAULTS = (
     Fault(
         "bodies: operators, a wider dtype comes last",
         "exporters/fusion_exporters/translation/operators.py",
-        "    x = _cast(self, dtype)\n    if len",
+        "    x = cast(self, dtype)\n    if len",
         "    x = self\n    if len",
         "test_operators",
         "wider_dtype",
@@ -328,8 +328,8 @@ FAULTS = (
     Fault(
         "bodies: attention, torch's own translation",
         "exporters/fusion_exporters/translation/tracing.py",
-        "{**fusions, **attention.translations(), ",
-        "{**fusions, ",
+        "        **attention.translations(),\n",
+        "",
         "test_attention",
         "masks or nan",
     ),
@@ -351,7 +351,7 @@ FAULTS = (
     Fault(
         "files: a number beside a float64 is rounded to float32",
         "exporters/fusion_exporters/translation/tracing.py",
-        ", **doubles.translations()",
+        "        **doubles.translations(),\n",
         "",
         "test_doubles",
         "numbers",
@@ -700,7 +700,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: CUDA, sessions are made while a graph is recorded",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "with TURNS if self.plan is not None",
         "with TURNS if False",
         "test_cuda_standin",
@@ -716,7 +716,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: CUDA, the CPU may take a node under strictness",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "            check_all_on_cuda(session, self.where)",
         "            pass",
         "test_cuda_standin",
@@ -756,7 +756,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: the CPU takes what CUDA leaves",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_recipe.py",
         "_providers.check(self.plan, session.get_providers())",
         "pass",
         "test_runtime_providers",
@@ -779,7 +779,7 @@ FAULTS = (
     ),
     Fault(
         "runtime: a body that is missing",
-        "fusion_onnx/runtime/_session.py",
+        "fusion_onnx/runtime/_file_checks.py",
         "if (domain, op_type) not in header.functions:",
         "if False:",
         "test_runtime_session test_runtime_model_file",
