@@ -13,8 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fusion_onnx import _moved
-from fusion_onnx._version import version
 from fusion_onnx.errors import FusionError, explained
+from fusion_onnx.file_format import version
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from fusion_exporters import ExportError as ExportError

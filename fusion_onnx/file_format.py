@@ -3,6 +3,7 @@
 Each entry of the metadata has a key `fusion_onnx.<name>` (one of the constants below) and holds text, or JSON.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,18 @@ ENTRYWISE = f"{DOMAIN}.entrywise"
 """Whether the model is one entrywise fusion: a session may compute it in blocks of rows."""
 LIMITS = f"{DOMAIN}.limits"
 """Between which sizes each dynamic axis may be: {axis: [least, most or null]}."""
+
+
+@functools.cache
+def version() -> str:
+    """Return the version of this package, which each of its files names; "0+unknown" where it is not installed."""
+    from importlib.metadata import PackageNotFoundError  # with its parsers of mail it takes longer than we do
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("fusion-onnx")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 def key(name: str) -> str:

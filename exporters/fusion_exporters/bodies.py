@@ -14,7 +14,7 @@ from onnxscript._internal.builder import OpBuilder, make_value
 
 from fusion_exporters.errors import ExportError
 from fusion_onnx.contract import Fusion
-from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.file_format import DOMAIN
 
 

@@ -22,10 +22,10 @@ from fusion_exporters.signature import Dynamic, Signature, left_out, output_name
 from fusion_exporters.single import entrywise_strategy_of, observe, single
 from fusion_exporters.translation.reasons import of_fast_path, unfit
 from fusion_exporters.translation.tracing import LIMITS, Limits, import_compiler, traced
-from fusion_onnx._version import version
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.errors import FusionError
+from fusion_onnx.file_format import version
 from fusion_onnx.files import vacant, write_file
 from fusion_onnx.runtime import Providers, SessionError
 from fusion_onnx.verification import Verdict, verify

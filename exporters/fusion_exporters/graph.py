@@ -17,11 +17,10 @@ from fusion_exporters.errors import ExportError
 from fusion_exporters.forms.choice import AUTO, Chooser
 from fusion_exporters.signature import Axes
 from fusion_exporters.translation.tracing import SCOPES
-from fusion_onnx._version import version
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
-from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.file_format import DOMAIN, version
 from fusion_onnx.verification.trace import numbered
 
 NOTE = "fusion_onnx.algebra"

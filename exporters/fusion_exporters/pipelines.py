@@ -14,8 +14,7 @@ from fusion_exporters import graph
 from fusion_exporters.errors import ExportError
 from fusion_exporters.forms.choice import Chooser
 from fusion_exporters.translation import doubles, operators, tracing
-from fusion_onnx._version import version
-from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.file_format import DOMAIN, version
 
 
 def translations() -> dict[Any, Any]:

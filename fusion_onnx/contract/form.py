@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from fusion_onnx.contract.fusion import Fusion
+from typing import Any, TypeVar
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _MARK = "_fusion_onnx_form"
@@ -68,29 +65,3 @@ def mark_of(method: Any) -> Form | None:
     """Return what `@form` says of a method; None where it is not marked."""
     mark: Form | None = getattr(method, _MARK, None)
     return mark
-
-
-@dataclass(frozen=True)
-class WrittenFusion:
-    """A fusion in one of its forms: what an exported file holds.
-
-    decompose, error_bound: the methods that write the form, and bound its error. bitwise: whether it gives the bits of
-    `fuse`. propagates_inf: whether an infinite entry has the same consequences as in `fuse`.
-    """
-
-    fusion: "Fusion"
-    form: str
-    decompose: Callable[..., Any]
-    error_bound: Callable[..., Any]
-    bitwise: bool
-    propagates_inf: bool
-
-    @property
-    def is_default(self) -> bool:
-        """Whether it is the form that `decompose` writes."""
-        return self.form == next(iter(self.fusion.forms()))
-
-    @property
-    def method(self) -> str:
-        """Return the name of the method that writes it, with its class."""
-        return f"{type(self.fusion).__name__}.{self.fusion.forms()[self.form].method}"

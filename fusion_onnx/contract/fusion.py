@@ -11,7 +11,8 @@ in NumPy, which the other two are held to. Everything else is done here, once fo
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from fusion_onnx.contract import checks, torch_op
 from fusion_onnx.contract.base import FUNCTIONS, HOOKS, FusionBase
 from fusion_onnx.contract.case import Case
-from fusion_onnx.contract.form import Form, WrittenFusion, forms_of, mark_of
+from fusion_onnx.contract.form import Form, forms_of, mark_of
 from fusion_onnx.contract.function import function, not_given
 from fusion_onnx.contract.options import is_plain_state, refuse_keyword
 from fusion_onnx.contract.rounding import Arithmetic
@@ -264,7 +265,7 @@ class Fusion(FusionBase):
         processed = self.processes("pre_process") or self.processes("post_process")
         return self.is_strategy() and written and not hooks and not processed and not self._altered
 
-    def in_form(self, name: str = "") -> WrittenFusion:
+    def in_form(self, name: str = "") -> "WrittenFusion":
         """Return the fusion in one of its forms, by default that of `decompose`.
 
         Raises FusionError where it has no such form.
@@ -282,7 +283,7 @@ class Fusion(FusionBase):
             chosen.propagates_inf,
         )
 
-    def as_written(self, forms: Mapping[str, str], node: str = "") -> WrittenFusion:
+    def as_written(self, forms: Mapping[str, str], node: str = "") -> "WrittenFusion":
         """Return the fusion in the form that a file says it has at a node, or at its only one."""
         name = forms.get(node) if node or len(forms) != 1 else next(iter(forms.values()))
         return self.in_form(name if name in self.forms() and self.is_strategy() else "")
@@ -397,6 +398,32 @@ class Fusion(FusionBase):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         torch_op.register_prototype(self, self._without_tensors)  # a copy, or one unpickled in a fresh process
+
+
+@dataclass(frozen=True)
+class WrittenFusion:
+    """A fusion in one of its forms: what an exported file holds.
+
+    decompose, error_bound: the methods that write the form, and bound its error. bitwise: whether it gives the bits of
+    `fuse`. propagates_inf: whether an infinite entry has the same consequences as in `fuse`.
+    """
+
+    fusion: Fusion
+    form: str
+    decompose: Callable[..., Any]
+    error_bound: Callable[..., Any]
+    bitwise: bool
+    propagates_inf: bool
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the form that `decompose` writes."""
+        return self.form == next(iter(self.fusion.forms()))
+
+    @property
+    def method(self) -> str:
+        """Return the name of the method that writes it, with its class."""
+        return f"{type(self.fusion).__name__}.{self.fusion.forms()[self.form].method}"
 
 
 _OF_FUSE = (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.contract import Arithmetic, Array, Case, Form, FusionError, callables
-from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.fusions import _folder
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fusion_exporters import export
 from fusion_onnx import registry
-from fusion_onnx._version import version
 from fusion_onnx.contract import Case, Fusion
+from fusion_onnx.file_format import version
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
 from fusion_onnx.verification.repeatable import Repeatable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fusion_onnx._version import version
+from fusion_onnx.file_format import version
 from fusion_onnx.files import vacant
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.contract.rounding import Arithmetic
 from fusion_onnx.verification.shadow import LARGER, Shadows
 

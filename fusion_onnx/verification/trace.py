@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion, FusionLayer
-from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.verification.operator_mode import OperatorMode
 from fusion_onnx.verification.repeatable import Repeatable
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fusion_onnx.contract import Fusion
-from fusion_onnx.contract.form import WrittenFusion
+from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.file_format import forms_in
 from fusion_onnx.runtime import Session
