@@ -165,12 +165,12 @@ def _of_costs(nodes: list[FusionNode]) -> Table:
             name = f"{form}, by {cost['by']}" if cost.get("by") else form
             text = escape("; ".join(filter(None, [name, cost.get("algebra"), reasons.get(form)])))
             numbers = [cost.get(key) for key in ("operations", "bytes", "weights", "microseconds")]
-            chosen = cost is node.cost
+            is_written = cost is node.cost
             table.add_row(
-                escape(node.name) if chosen else "",
-                text if chosen else f"[dim]{text}[/]",
+                escape(node.name) if is_written else "",
+                text if is_written else f"[dim]{text}[/]",
                 *(f"{number:,}" if isinstance(number, int | float) else "" for number in numbers),
-                style=None if chosen else "dim",
+                style=None if is_written else "dim",
             )
     table.caption = (
         "The rule takes the cheapest form that gives eager's bits, Inf and NaN; the first, where another is hardly "

@@ -199,18 +199,18 @@ class FusionBase(torch.nn.Module, function, metaclass=Contract):
         """Keep the functions of one hook or both, and register modules: .to(), eval(), state_dict() reach them."""
         functions = {hook: self._applied(hook) for hook in self._functions} | given
         modules: list[torch.nn.Module] = []
-        kept: dict[str, tuple[Any, ...]] = {}
-        for hook, each in functions.items():
-            kept[hook] = ()
-            for f in each:
+        places: dict[str, tuple[Any, ...]] = {}
+        for hook, members in functions.items():
+            places[hook] = ()
+            for f in members:
                 if isinstance(f, torch.nn.Module):
                     modules.append(f)
-                kept[hook] += (len(modules) - 1 if isinstance(f, torch.nn.Module) else f,)
-        for f in (f for each in functions.values() for f in each):  # behind the others, whose names stay
+                places[hook] += (len(modules) - 1 if isinstance(f, torch.nn.Module) else f,)
+        for f in (f for members in functions.values() for f in members):  # behind the others, whose names stay
             owner = callables.module_of(f)
             if owner is not None and not any(owner is module for module in modules):
                 modules.append(owner)
-        self._functions = kept
+        self._functions = places
         if modules:
             self.process_modules = torch.nn.ModuleList(modules)
         else:
@@ -254,8 +254,8 @@ class FusionBase(torch.nn.Module, function, metaclass=Contract):
         parameters = self._option_values()
         for key in ("preprocess", "postprocess"):
             parameters[f"{key}_function_configs"] = callables.to_configs(parameters.pop(f"{key}_functions"))
-        kept = {key: value for key, value in parameters.items() if value is not None}
-        return {"function_class": self.strategy(), "function_parameters": kept}
+        values = {key: value for key, value in parameters.items() if value is not None}
+        return {"function_class": self.strategy(), "function_parameters": values}
 
     def extra_repr(self) -> str:
         """Show the options that were given, in `print(model)`."""

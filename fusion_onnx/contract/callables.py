@@ -46,7 +46,7 @@ def register_function(name: str, function: Any) -> Any:
     """
     if not callable(function):
         raise FusionError(f"register_function({name!r}): {function!r} is not callable.")
-    if _known().get(name, function) is not function:
+    if _table().get(name, function) is not function:
         raise FusionError(f"register_function({name!r}): the name is taken; choose another.")
     _registered[name] = function
     return function
@@ -57,32 +57,32 @@ def lookup(name: str) -> Any:
 
     The short name (`relu`) and the full one (`torch.nn.functional.relu`) are both understood.
     """
-    known = _known()
-    if name not in known:
+    table = _table()
+    if name not in table:
         raise FusionError(
-            f"unknown function {name!r}.{suggestion(name, known, 3)} Known are the activations of torch.nn.functional "
+            f"unknown function {name!r}.{suggestion(name, table, 3)} Known are the activations of torch.nn.functional "
             "and torch.nn, and what fusion_onnx.register_function(name, function) was given."
         )
-    return known[name]
+    return table[name]
 
 
-def resolve(given: Any) -> tuple[Function, ...]:
+def resolve(functions: Any) -> tuple[Function, ...]:
     """Return None, a callable, a module, a name, a config, or a list of these as a flat tuple of callables."""
-    if given is None:
+    if functions is None:
         return ()
-    if isinstance(given, str):
-        return (_build(given, {}),)
-    if isinstance(given, Mapping):
-        return (_from_config(given),)
-    if isinstance(given, torch.nn.ModuleList):
-        return tuple(given)
-    if callable(given):
-        if inspect.isclass(given):
-            raise FusionError(f"{given.__name__} is a class; give an instance of it: {given.__name__}().")
-        return (given,)
-    if isinstance(given, (list, tuple, FunctionList)):
-        return tuple(f for one in given for f in resolve(one))
-    raise FusionError(f"a function is a callable, a module, a name, a config, or a list of these; got {given!r}.")
+    if isinstance(functions, str):
+        return (_build(functions, {}),)
+    if isinstance(functions, Mapping):
+        return (_from_config(functions),)
+    if isinstance(functions, torch.nn.ModuleList):
+        return tuple(functions)
+    if callable(functions):
+        if inspect.isclass(functions):
+            raise FusionError(f"{functions.__name__} is a class; give an instance of it: {functions.__name__}().")
+        return (functions,)
+    if isinstance(functions, (list, tuple, FunctionList)):
+        return tuple(f for one in functions for f in resolve(one))
+    raise FusionError(f"a function is a callable, a module, a name, a config, or a list of these; got {functions!r}.")
 
 
 class FunctionList(MutableSequence[Function]):
@@ -144,8 +144,8 @@ def trained_unseen(function: Any, owner: torch.nn.Module) -> Iterator[torch.nn.M
 
     A network that holds the owner has the say over both.
     """
-    for held in _held(function, 3):
-        modules = [] if any(module is owner for module in held.modules()) else held.modules()
+    for module_inside in _modules_inside(function, 3):
+        modules = [] if any(module is owner for module in module_inside.modules()) else module_inside.modules()
         for module in modules:
             if module.training and (isinstance(module, _BY_MODE) or getattr(module, "dropout", None)):
                 yield module
@@ -158,7 +158,7 @@ _BY_MODE = (
 )
 
 
-def _held(value: Any, depth: int) -> Iterator[torch.nn.Module]:
+def _modules_inside(value: Any, depth: int) -> Iterator[torch.nn.Module]:
     """Yield what stands in a partial's arguments, a closure, defaults, a bound method; lists of these too."""
     inner: list[Any] = []
     if isinstance(value, functools.partial):
@@ -176,7 +176,7 @@ def _held(value: Any, depth: int) -> Iterator[torch.nn.Module]:
         if isinstance(part, torch.nn.Module):
             yield part
         else:
-            yield from _held(part, depth - 1)
+            yield from _modules_inside(part, depth - 1)
 
 
 def to_configs(functions: Iterable[Function]) -> dict[str, Any] | list[dict[str, Any]] | None:
@@ -199,18 +199,18 @@ def describe(function: Any) -> str:
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def _known() -> dict[str, Any]:
-    known = dict(_registered)
+def _table() -> dict[str, Any]:
+    table = dict(_registered)
     for prefix, (space, names) in _SPACES.items():
         for name in names:
-            known.setdefault(name, getattr(space, name))
-            known[f"{prefix}.{name}"] = getattr(space, name)
-    return known
+            table.setdefault(name, getattr(space, name))
+            table[f"{prefix}.{name}"] = getattr(space, name)
+    return table
 
 
 def _name_of(target: Any) -> str:
-    for name, known in _known().items():
-        if known is target and ("." in name or name in _registered):
+    for name, entry in _table().items():
+        if entry is target and ("." in name or name in _registered):
             return name
     raise FusionError(
         f"{describe(target)} has no name that a config could hold; give it one: "
@@ -248,7 +248,7 @@ def _build(name: str, parameters: dict[str, Any]) -> Function:
 
 def _module_parameters(module: torch.nn.Module) -> dict[str, Any]:
     """Read a module's constructor arguments back from its attributes, as torch.nn's modules keep them."""
-    found = {}
+    parameters = {}
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
         if name in ("self", "device", "dtype") or parameter.kind in (
             parameter.VAR_POSITIONAL,
@@ -260,5 +260,5 @@ def _module_parameters(module: torch.nn.Module) -> dict[str, Any]:
             value = value is not None  # a layer's `bias=True` became the bias itself
         value = list(value) if isinstance(value, tuple) else value
         if value is not parameter.default:
-            found[name] = value
-    return found
+            parameters[name] = value
+    return parameters

@@ -271,16 +271,16 @@ class Fusion(FusionBase):
         Raises FusionError where it has no such form.
         """
         forms = self.forms()
-        chosen = forms.get(name or next(iter(forms)))
-        if chosen is None:
+        form = forms.get(name or next(iter(forms)))
+        if form is None:
             raise FusionError(f"{self.strategy()} has no form {name!r}; its forms are {', '.join(forms)}.")
         return WrittenFusion(
             self,
-            chosen.name,
-            getattr(self, chosen.method),
-            getattr(self, chosen.bound),
-            self.bitwise and chosen.bitwise,
-            chosen.propagates_inf,
+            form.name,
+            getattr(self, form.method),
+            getattr(self, form.bound),
+            self.bitwise and form.bitwise,
+            form.propagates_inf,
         )
 
     def as_written(self, forms: Mapping[str, str], node: str = "") -> "WrittenFusion":
@@ -308,10 +308,10 @@ class Fusion(FusionBase):
             buffer = getattr(self, name)
             plain = isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter)
             if not plain or value.shape != buffer.shape:
-                got = list(value.shape) if isinstance(value, Tensor) else value
+                actual = list(value.shape) if isinstance(value, Tensor) else value
                 raise AttributeError(
                     f"{self.name}: {name} is a buffer of shape {list(buffer.shape)}, and takes a tensor of that shape; "
-                    f"got {type(value).__name__} {got}."
+                    f"got {type(value).__name__} {actual}."
                 )
         elif name in self.options() and name not in ("name", "device"):
             raise AttributeError(

@@ -57,8 +57,8 @@ def values_of(instance: Any, names: Iterable[str]) -> dict[str, Any]:
 
 def shown_values(values: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> str:
     """Return the options that are not at their defaults, for `print(model)`."""
-    given = {k: v for k, v in values.items() if k in parameters and v != parameters[k].default and k != "name"}
-    return ", ".join(f"{key}={_short(value)}" for key, value in given.items() if value not in ((), None))
+    changed = {k: v for k, v in values.items() if k in parameters and v != parameters[k].default and k != "name"}
+    return ", ".join(f"{key}={_short(value)}" for key, value in changed.items() if value not in ((), None))
 
 
 def checked_dims(dims: Any) -> tuple[int, ...] | None:

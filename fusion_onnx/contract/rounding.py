@@ -64,15 +64,15 @@ class Arithmetic:
         """
         sizes = [x.abs() for x in xs], [t.abs() for t in tensors]
         magnitude = fuse(sizes[0], *sizes[1])
-        lost = self.gamma(sum(length for length, _ in stages) + further)
-        grown, underflow = 1.0, 0.0
+        share = self.gamma(sum(length for length, _ in stages) + further)
+        growth, underflow = 1.0, 0.0
         for length, factor in reversed(stages):
-            underflow += grown * length * self.eta
-            grown *= max(float(factor.abs().sum(-1).max()), 1.0)
+            underflow += growth * length * self.eta
+            growth *= max(float(factor.abs().sum(-1).max()), 1.0)
         if further:  # a factor's entries may underflow too, and meet all of x
             largest = max(float(x.sum(-1).max()) if x.numel() else 0.0 for x in sizes[0])
-            underflow += grown * further * self.eta * len(xs) * largest
+            underflow += growth * further * self.eta * len(xs) * largest
         if further and any(not (2 * factor).to(self.dtype).isfinite().all() for _, factor in stages):
             return torch.full_like(magnitude, torch.inf)  # a factor that is made overflows in the making
         twice = fuse([(2 * x).to(self.dtype) for x in sizes[0]], *(t.to(self.dtype) for t in sizes[1]))
-        return torch.where(twice.isfinite(), lost * magnitude + underflow, torch.inf)
+        return torch.where(twice.isfinite(), share * magnitude + underflow, torch.inf)

@@ -85,8 +85,8 @@ def declare(strategy: str, build: Callable[..., Prototype]) -> Any:
 
 def config_of(strategy: str, options: Mapping[str, Any], buffers: Sequence[str]) -> str | None:
     """Return the options that decide the maths, as canonical JSON; None where one is no plain data."""
-    given = {key: value for key, value in options.items() if value is not None}
-    config: dict[str, Any] = {"function_class": strategy, "function_parameters": given}
+    values = {key: value for key, value in options.items() if value is not None}
+    config: dict[str, Any] = {"function_class": strategy, "function_parameters": values}
     if buffers:  # an optional buffer is no part of the options, and its presence decides the maths
         config["buffers"] = buffers
     try:

@@ -273,9 +273,9 @@ def check_nan(cls: type[Fusion], case: Case) -> None:
     nan, moved = output(math.nan).isnan(), torch.zeros(total, plain.shape[-1], dtype=torch.bool)
     for value in (1e3, 1e-3, -1e3):
         moved |= output(value) != output(0.75)
-    lost = (moved & ~nan).nonzero()
-    if len(lost):
-        entry, column = lost[0].tolist()
+    places = (moved & ~nan).nonzero()
+    if len(places):
+        entry, column = places[0].tolist()
         index = next(i for i in range(len(case.dims)) if entry < sum(case.dims[: i + 1]))
         raise AssertionError(
             f"NaN at entry {entry - sum(case.dims[:index])} of input {index + 1} does not reach output entry {column}"

@@ -256,8 +256,8 @@ def matrix(
         FusionError: an unknown strategy. ValueError: an unknown runtime or dtype.
     """
     classes = [registry.get(s) if isinstance(s, str) else s for s in strategies or registry.names()]
-    chosen = list(runtimes or backends.names())
-    unknown = [name for name in chosen if name not in backends.names()]
+    selection = list(runtimes or backends.names())
+    unknown = [name for name in selection if name not in backends.names()]
     if unknown:
         raise ValueError(f"there is no runtime {unknown[0]!r}; there are {', '.join(backends.names())}.")
     kinds = {name: float_dtype(name) for name in dtypes}
@@ -268,7 +268,7 @@ def matrix(
         for name in dtypes:
             programs[cls.strategy(), name] = list(_programs(cls, kinds[name], cls.cases[:cases]))
     infos, cells = [], {}
-    for runtime in chosen:
+    for runtime in selection:
         backend = backends.get(runtime)
         missing = backend.missing()
         infos.append(RuntimeInfo(runtime, backend.title, "" if missing else backend.version(), missing))
@@ -281,7 +281,7 @@ def matrix(
                     if handle is None
                     else _cell(strategy, runtime, dtype, files, handle, backend.bitwise, known)
                 )
-    ordered = [cells[strategy, dtype, runtime] for strategy, dtype in programs for runtime in chosen]
+    ordered = [cells[strategy, dtype, runtime] for strategy, dtype in programs for runtime in selection]
     return Matrix(tuple(ordered), tuple(infos), _environment())
 
 
@@ -308,9 +308,9 @@ def _programs(cls: type[Fusion], dtype: torch.dtype, cases: Sequence[Case]) -> I
         xs = draw((BATCH,))
         labels = [f"x{i}" for i in range(1, len(xs) + 1)] + ["w"] * (w is not None)
         calls = []
-        for name, drawn in battery.values([*xs, w] if w is not None else xs, labels):
-            new = drawn[-1] if w is not None and name.endswith(" in w") else w  # else the parameters stay ordinary
-            calls.append((name, drawn[: len(xs)] if not name.endswith(" in w") else xs, new))
+        for name, tensors in battery.values([*xs, w] if w is not None else xs, labels):
+            new = tensors[-1] if w is not None and name.endswith(" in w") else w  # else the parameters stay ordinary
+            calls.append((name, tensors[: len(xs)] if not name.endswith(" in w") else xs, new))
         calls += [(name, draw((rows,)), w) for name, rows in SIZES.items()]
         yield _program(repr(case), fusion, xs, w, calls)
         for lead in RANKS if number == 0 else ():

@@ -35,10 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a report that could not be written, before the tests run; and collect for one that can."""
-    chosen = config.getoption("--fusion-report")
-    if not chosen or hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller writes
+    path = config.getoption("--fusion-report")
+    if not path or hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller writes
         return
-    path = Path(chosen).absolute()
+    path = Path(path).absolute()
     try:
         vacant(path)
     except OSError as error:
@@ -50,8 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which version proves parity, and where the report goes."""
-    chosen = config.getoption("--fusion-report")
-    return f"fusion-onnx: {version()}" + (f", report: {chosen}" if chosen else "")
+    path = config.getoption("--fusion-report")
+    return f"fusion-onnx: {version()}" + (f", report: {path}" if path else "")
 
 
 @pytest.fixture

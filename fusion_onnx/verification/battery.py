@@ -39,13 +39,13 @@ class Source:
         """Return 1 and -1, in float64."""
         return [1 - 2 * (u < 0.5).double() for u in self.uniform()]
 
-    def spoilt(self, value: float) -> list[Tensor]:
+    def with_value(self, value: float) -> list[Tensor]:
         """Return normal values, the first of one input and about one in two of its rows spoilt by a `value`."""
         xs = self.normal()
-        chosen = self.uniform()[self.at] < 0.5 / max(self.like[self.at].shape[-1], 2)
-        if chosen.numel():
-            chosen.view(-1)[0] = True
-        xs[self.at][chosen] = value
+        places = self.uniform()[self.at] < 0.5 / max(self.like[self.at].shape[-1], 2)
+        if places.numel():
+            places.view(-1)[0] = True
+        xs[self.at][places] = value
         return xs
 
     @staticmethod
@@ -140,22 +140,22 @@ def _cancelling(source: Source) -> list[Tensor]:
 
 @_class("NaN", each=True)
 def _nan(source: Source) -> list[Tensor]:
-    return source.spoilt(float("nan"))
+    return source.with_value(float("nan"))
 
 
 @_class("+Inf", each=True)
 def _inf(source: Source) -> list[Tensor]:
-    return source.spoilt(float("inf"))
+    return source.with_value(float("inf"))
 
 
 @_class("-Inf", each=True)
 def _minus_inf(source: Source) -> list[Tensor]:
-    return source.spoilt(float("-inf"))
+    return source.with_value(float("-inf"))
 
 
 @_class("Inf - Inf", inputs=2)
 def _inf_minus_inf(source: Source) -> list[Tensor]:
-    xs = source.spoilt(float("inf"))
+    xs = source.with_value(float("inf"))
     for x in xs[1:]:
         x.reshape(-1)[: max(x.numel() // 2, 1)] = float("-inf")
     return xs
@@ -185,8 +185,8 @@ def values(
             continue
         for at in range(len(like)) if each else range(1):
             generator = torch.Generator().manual_seed(seed + at)
-            drawn = draw(Source(like, generator, at, largest))
-            yield (f"{name} in {labels[at]}" if each else name), drawn
+            values = draw(Source(like, generator, at, largest))
+            yield (f"{name} in {labels[at]}" if each else name), values
 
 
 def layouts(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -78,23 +78,23 @@ def judge(case: str, output: str, eager: torch.Tensor, model: Any, tolerance: To
         # eager is no measure where it, and not the model, parts from the NaN and Inf of float64
         other = ~np.isfinite(b) & _alike(b, tolerance.exact) & ~_alike(a, tolerance.exact)
         allowed = np.where(other, np.inf, allowed)
-    shown = compare(
+    finding = compare(
         case, output, (dtype_name(eager), dtype_name(torch.as_tensor(model))), a, b, allowed, tolerance.decisions
     )
-    if tolerance.exact is None or shown.failed in ("dtype", "shape"):
-        return shown
+    if tolerance.exact is None or finding.failed in ("dtype", "shape"):
+        return finding
     off = {
         "eager": _off(a, tolerance.exact, tolerance.reference),
         "model": _off(b, tolerance.exact, tolerance.tested),
     }
-    detail = shown.detail
-    if shown.failed == "error":
+    detail = finding.detail
+    if finding.failed == "error":
         drifted = [who for who, ratio in off.items() if ratio > 1] or [max(off, key=lambda who: off[who])]
         shares = ", ".join(f"{who} {ratio:.3g} ×" for who, ratio in off.items())
         detail += f"; from float64, in its own share of that: {shares}: {' and '.join(drifted)} drifted"
-    elif shown.failed in ("nan", "inf"):
-        detail += f"; in float64 it is {tolerance.exact[shown.at]:g}"
-    return replace(shown, detail=detail, eager_ratio=off["eager"], model_ratio=off["model"])
+    elif finding.failed in ("nan", "inf"):
+        detail += f"; in float64 it is {tolerance.exact[finding.at]:g}"
+    return replace(finding, detail=detail, eager_ratio=off["eager"], model_ratio=off["model"])
 
 
 def _alike(a: Array, b: Array) -> npt.NDArray[np.bool_]:

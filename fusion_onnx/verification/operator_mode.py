@@ -42,9 +42,9 @@ class OperatorMode(TorchDispatchMode):
             return self.operator(func, args, kwargs or {})
         if func is not torch.ops.higher_order.cond:
             raise NotImplementedError(f"the operators in {func} are not seen")
-        chosen, true, false, operands = args
+        condition, true, false, operands = args
         with self:
-            return (true if chosen else false)(*operands)
+            return (true if condition else false)(*operands)
 
     def operator(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run an operator and return its result."""

@@ -79,8 +79,12 @@ class Repeatable:
 
     def _freed(self, result: Any) -> Any:
         """Copy what lies in memory that is put back."""
-        held = self._written.places if self._written else set()
-        return pytree.tree_map_only(Tensor, lambda t: t.clone() if _place(t) in held else t, result) if held else result
+        memory = self._written.places if self._written else set()
+        return (
+            pytree.tree_map_only(Tensor, lambda t: t.clone() if _place(t) in memory else t, result)
+            if memory
+            else result
+        )
 
 
 def evaluating(module: torch.nn.Module) -> Repeatable:
@@ -143,7 +147,7 @@ class _Written:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = [(t, t.detach()) for t in tensors]
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._copies: list[tuple[Tensor, Tensor]] = []
         self.places: set[int] = set()
 
     def watched(self) -> OperatorMode:
@@ -155,18 +159,18 @@ class _Written:
         place = _place(tensor)
         if place in self.places:
             return
-        own = [held for _, held in self._tensors if _place(held) == place]
+        own = [own_tensor for _, own_tensor in self._tensors if _place(own_tensor) == place]
         if own:
             self.places.add(place)
-            self._kept += [(held, held.clone()) for held in own]
+            self._copies += [(own_tensor, own_tensor.clone()) for own_tensor in own]
 
     def restore(self) -> None:
         with torch.inference_mode():  # else a tensor made in it could not be written
-            for held, value in self._kept:
-                held.copy_(value)
-        for tensor, held in self._tensors:
-            if _place(tensor) != _place(held):
-                tensor.data = held
+            for own_tensor, value in self._copies:
+                own_tensor.copy_(value)
+        for tensor, own_tensor in self._tensors:
+            if _place(tensor) != _place(own_tensor):
+                tensor.data = own_tensor
 
 
 class _Watch(OperatorMode):

@@ -88,13 +88,13 @@ def html(
     """
     if matrix is None and verdict is None and checks is None:
         raise ValueError("a report shows a matrix, a verdict or checks; got none of them: pass one.")
-    told = list(checks or ())
+    entries = list(checks or ())
     if verdict is not None:
-        told.insert(0, Checked("Verdict", verdict, location))
+        entries.insert(0, Checked("Verdict", verdict, location))
     return _template().render(
         title=title,
         matrix=None if matrix is None else _matrix(_data(matrix)),
-        checks=None if verdict is None and checks is None else [_check(i, check) for i, check in enumerate(told)],
+        checks=None if verdict is None and checks is None else [_check(i, check) for i, check in enumerate(entries)],
     )
 
 
@@ -127,8 +127,8 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def _data(found: Any) -> Data:
-    data: Data = found if isinstance(found, Mapping) else found.to_dict()
+def _data(cells_by_key: Any) -> Data:
+    data: Data = cells_by_key if isinstance(cells_by_key, Mapping) else cells_by_key.to_dict()
     return data
 
 
@@ -145,14 +145,15 @@ def _check(place: int, check: Checked) -> Data:
     location = check.location if check.location is not None else data.get("location")
     if location is not None and not isinstance(location, Mapping):
         location = {key: getattr(location, key) for key in _LOCATION}
-    said = f"{_counted(len(data['findings']), 'output', 'outputs')} compared"
+    count = f"{_counted(len(data['findings']), 'output', 'outputs')} compared"
+    result = f"{len(failed):,} failed" if failed else "all equal" if data["passed"] else "no result"
     return {
         **data,
         "id": f"check-{place}",
         "title": check.title,
         "failed": failed,
         "location": location,
-        "summary": f"{said}, {f'{len(failed):,} failed' if failed else 'all equal' if data['passed'] else 'no result'}",
+        "summary": f"{count}, {result}",
     }
 
 
@@ -164,7 +165,7 @@ def _matrix(data: Data) -> Data:
     problems = _problems(cells)
     for cell in cells:
         cell.update(_shown(cell), groups=[p for p in problems if cell["id"] in p["cells"]])
-    found = {(cell["strategy"], cell["runtime"], cell["dtype"]): cell for cell in cells}
+    cells_by_key = {(cell["strategy"], cell["runtime"], cell["dtype"]): cell for cell in cells}
     strategies, dtypes = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("strategy", "dtype"))
     ran = {cell["runtime"] for cell in cells if cell["verdict"] != "missing"}
     runtimes = [{**r, **_runtime(r["name"], cells)} for r in data["runtimes"]]
@@ -178,7 +179,8 @@ def _matrix(data: Data) -> Data:
         "here": here,
         "away": [r for r in runtimes if r["name"] not in ran],
         "tables": [
-            (dtype, [(s, [found.get((s, r["name"], dtype)) for r in here]) for s in strategies]) for dtype in dtypes
+            (dtype, [(s, [cells_by_key.get((s, r["name"], dtype)) for r in here]) for s in strategies])
+            for dtype in dtypes
         ],
         "worst": _worst(cells),
         "entries": sum(len(cell["worst"]) for cell in cells),
@@ -194,9 +196,9 @@ def _summary(cells: Sequence[Data], strategies: int, runtimes: int, dtypes: int)
     )
     counts = Counter(cell["verdict"] for cell in cells)
     same = sum(cell["verdict"] == "equal" and cell["same_bits"] for cell in cells)
-    said = [f"{counts[key]:,} {word}" for key, word in _SAID]
-    said[0] += f" ({same:,} of them in every bit)" if same else ""
-    return f"{' × '.join(sizes)}, {_counted(len(cells), 'cell')}: {', '.join(said)}."
+    words = [f"{counts[key]:,} {word}" for key, word in _SAID]
+    words[0] += f" ({same:,} of them in every bit)" if same else ""
+    return f"{' × '.join(sizes)}, {_counted(len(cells), 'cell')}: {', '.join(words)}."
 
 
 def _shown(cell: Data) -> dict[str, Any]:

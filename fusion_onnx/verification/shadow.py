@@ -73,8 +73,8 @@ class _Operator:
 
     def writes(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
         """Return the arguments that it writes into."""
-        found = [args[i] if i < len(args) else kwargs.get(name) for i, name in self.written]
-        return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+        arguments = [args[i] if i < len(args) else kwargs.get(name) for i, name in self.written]
+        return [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
 
     def summed(self, leaves: Sequence[Any]) -> int | None:
         """Return which argument holds the terms of a sum, each of them rounded once: the first factor of a product."""
@@ -183,23 +183,23 @@ class Shadows(OperatorMode):
             terms, summed = operator.terms(leaves, outputs), operator.summed(leaves)
             runs = []
             for i in range(self.count + 1):
-                given = [_lifted(leaf) if s is None else s[i] for leaf, s in zip(leaves, shadows, strict=True)]
+                operands = [_lifted(leaf) if s is None else s[i] for leaf, s in zip(leaves, shadows, strict=True)]
                 rounding = i > 0 and not operator.exact
                 if rounding and summed is not None and not written:
-                    given[summed] = self._off(given[summed], leaves[summed].dtype, terms)
-                runs.append(self._run(func, operator, given, spec, outputs, terms if rounding else 0.0))
+                    operands[summed] = self._off(operands[summed], leaves[summed].dtype, terms)
+                runs.append(self._run(func, operator, operands, spec, outputs, terms if rounding else 0.0))
             for y, *each in zip(outputs, *runs, strict=True):
                 if self._follows(y):
                     self._shadows[y] = each
         return result
 
     def _run(
-        self, func: Any, operator: _Operator, given: list[Any], spec: Any, outputs: list[Tensor], terms: float
+        self, func: Any, operator: _Operator, operands: list[Any], spec: Any, outputs: list[Tensor], terms: float
     ) -> list[Tensor]:
         """Run an operator for one shadow; return its results, their own errors put in unless terms is 0."""
-        first = next(leaf for leaf in given if isinstance(leaf, Tensor))
+        first = next(leaf for leaf in operands if isinstance(leaf, Tensor))
         operand = first.clone() if operator.written and "operand" in operator.kinds else first
-        args, kwargs = pytree.tree_unflatten(given, spec)
+        args, kwargs = pytree.tree_unflatten(operands, spec)
         try:
             results = [leaf for leaf in pytree.tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
         except (RuntimeError, NotImplementedError, TypeError, IndexError):  # there is no kernel for float64
@@ -212,7 +212,7 @@ class Shadows(OperatorMode):
             if not self.free and "step" in operator.kinds:
                 r.copy_(y)
             elif not self.free and "remainder" in operator.kinds:
-                divisor = given[1] if len(given) > 1 else 1.0
+                divisor = operands[1] if len(operands) > 1 else 1.0
                 r.add_(((y - r) / divisor).round().nan_to_num_(0, 0, 0) * divisor)
             if terms:
                 off = self._off(r, y.dtype, terms)

@@ -8,7 +8,10 @@ Shape = Sequence[int]
 
 
 def false_shapes(
-    inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], taken: Sequence[Shape], given: Sequence[Shape]
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    input_shapes: Sequence[Shape],
+    output_shapes: Sequence[Shape],
 ) -> list[str]:
     """Return a sentence for each declared axis of an output that one run shows to be false.
 
@@ -17,29 +20,31 @@ def false_shapes(
 
     Args:
         inputs, outputs: what the model declares.
-        taken, given: the shapes of the run's inputs and outputs, in the same order.
+        input_shapes, output_shapes: the shapes of the run's inputs and outputs, in the same order.
 
     Raises:
         ValueError: the numbers of tensors differ.
     """
     sizes: dict[str, tuple[int, str]] = {}
-    for info, shape in zip(inputs, taken, strict=True):
+    for info, shape in zip(inputs, input_shapes, strict=True):
         for axis, (name, size) in enumerate(zip(info.shape or (), shape, strict=False)):
             if isinstance(name, str):
                 sizes.setdefault(name, (size, f"axis {axis} of {info.name}"))
-    found = []
-    for info, shape in zip(outputs, given, strict=True):
+    sentences = []
+    for info, shape in zip(outputs, output_shapes, strict=True):
         if info.shape is None:
             continue
         if len(info.shape) != len(shape):
-            found.append(f"{info} has {len(shape)} axes, {list(shape)}.")
+            sentences.append(f"{info} has {len(shape)} axes, {list(shape)}.")
             continue
         for axis, (declared, size) in enumerate(zip(info.shape, shape, strict=True)):
             here = f"axis {axis} of {info.name}"
             if isinstance(declared, int) and declared != size:
-                found.append(f"{here} is declared as {declared} and has the size {size}.")
+                sentences.append(f"{here} is declared as {declared} and has the size {size}.")
             elif isinstance(declared, str):
                 other, where = sizes.setdefault(declared, (size, here))
                 if other != size:
-                    found.append(f"{here} is declared as {declared!r}, which is {other} at {where}, and has {size}.")
-    return found
+                    sentences.append(
+                        f"{here} is declared as {declared!r}, which is {other} at {where}, and has {size}."
+                    )
+    return sentences

@@ -166,12 +166,12 @@ class MeasuredTolerance:
         if not eager.dtype.is_floating_point:
             return Tolerance(None, np.zeros_like(near), np.zeros_like(near), self.rule)
         truth, spread = array(shadows.of(y)[0]), array(shadows.spread(y))
-        known = np.isfinite(near) & np.isfinite(truth)
-        spread = np.where(known, np.nan_to_num(spread, nan=np.inf), 0.0)
+        finite = np.isfinite(near) & np.isfinite(truth)
+        spread = np.where(finite, np.nan_to_num(spread, nan=np.inf), 0.0)
         off = np.zeros_like(near)
         if eager.dtype != torch.float64:
-            np.abs(np.subtract(near, truth, where=known, out=off), out=off)
-            scale = max(_scale(off[known], spread[known]), 1.0 if hostile else self._scales.get(i, 1.0))
+            np.abs(np.subtract(near, truth, where=finite, out=off), out=off)
+            scale = max(_scale(off[finite], spread[finite]), 1.0 if hostile else self._scales.get(i, 1.0))
             if not hostile:
                 self._scales[i] = scale
             spread = np.maximum(scale * spread, off)

@@ -230,9 +230,9 @@ def resampled(
     if values.unique().numel() < values.numel():
         return values[torch.randint(values.numel(), (count,), generator=generator).to(tensor.device)].reshape(shape)
     order = torch.randperm(values.numel(), generator=generator)[:count].to(tensor.device)
-    drawn = values[order]
-    if len(drawn) < count:
-        first, second = torch.randint(values.numel(), (2, count - len(drawn)), generator=generator).to(tensor.device)
+    sample = values[order]
+    if len(sample) < count:
+        first, second = torch.randint(values.numel(), (2, count - len(sample)), generator=generator).to(tensor.device)
         share = torch.rand(first.shape, generator=generator, dtype=torch.float64).to(tensor.device)
         whole = bool((values == values.round()).all())
         between = (
@@ -240,5 +240,5 @@ def resampled(
             if whole
             else values[first].lerp(values[second], share.to(values))
         )
-        drawn = torch.cat([drawn, between])
-    return drawn.reshape(shape)
+        sample = torch.cat([sample, between])
+    return sample.reshape(shape)

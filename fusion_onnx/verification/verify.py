@@ -122,7 +122,7 @@ def _findings(subject: Subject, model: Model, battery: bool) -> tuple[list[Findi
         return [_broken("as given", "eager", detail)], DERIVED
     if wrong := _misnamed(result, [info.name for info in model.session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
-    judged = Judge(subject, model.session.providers, model.forms)
+    chooser = Judge(subject, model.session.providers, model.forms)
     findings: list[Finding] = []
     compared = False
     for trial in _trials(subject, model, battery):
@@ -148,21 +148,21 @@ def _findings(subject: Subject, model: Model, battery: bool) -> tuple[list[Findi
             findings.append(_broken(trial.name, "declared", " ".join(false)))
             continue
         compared = compared or any(np.isfinite(array(y)).any() for y in eager)
-        findings += _judged(judged, model, trial, eager, both)
+        findings += _judged(chooser, model, trial, eager, both)
     if not compared and any(finding.shape and 0 not in finding.shape for finding in findings):
         findings.append(_broken("all", "nan", "no entry of any output is finite, so nothing was compared"))
-    return findings, judged.rule
+    return findings, chooser.rule
 
 
 def _trials(subject: Subject, model: Model, battery: bool) -> list[Trial]:
     infos, limits = model.session.inputs, model.session.limits
-    chosen = trials.sizes(subject, infos, limits) + trials.masks(subject)
-    chosen += trials.nonfinite(subject, _keeps_infinities(subject.module, model.forms))
+    selection = trials.sizes(subject, infos, limits) + trials.masks(subject)
+    selection += trials.nonfinite(subject, _keeps_infinities(subject.module, model.forms))
     if battery:
-        chosen += trials.hostile(subject, infos)
-        chosen += trials.many_rows(subject, infos, limits)
-        chosen += trials.layouts(subject, infos)
-    return chosen
+        selection += trials.hostile(subject, infos)
+        selection += trials.many_rows(subject, infos, limits)
+        selection += trials.layouts(subject, infos)
+    return selection
 
 
 def _keeps_infinities(module: torch.nn.Module, forms: Mapping[str, str]) -> bool:
@@ -208,12 +208,12 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _judged(
-    judged: "Judge", model: Model, trial: Trial, eager: list[torch.Tensor], both: tuple[list[Any], list[Any]]
+    chooser: "Judge", model: Model, trial: Trial, eager: list[torch.Tensor], both: tuple[list[Any], list[Any]]
 ) -> list[Finding]:
     """Hold both runs of a trial to the tolerance: from few shadows where they leave no doubt, else from all."""
     infos = model.session.outputs
     findings: list[Finding] = []
-    for tolerances in judged.tolerances(trial, eager):
+    for tolerances in chooser.tolerances(trial, eager):
         findings = [
             _worse(trial.name, info.name, a, b, c, tolerance)
             for info, a, b, c, tolerance in zip(infos, eager, *both, tolerances, strict=True)

@@ -11,18 +11,18 @@ def inlined(model: bytes) -> bytes:
     domains = {function.domain for function in proto.functions}
     proto = onnx.inliner.inline_local_functions(proto)
     used = _domains(proto.graph)
-    kept = [o for o in proto.opset_import if o.domain not in domains or o.domain in used]
+    imports = [o for o in proto.opset_import if o.domain not in domains or o.domain in used]
     del proto.opset_import[:], proto.functions[:]
-    proto.opset_import.extend(kept)
+    proto.opset_import.extend(imports)
     del proto.graph.value_info[:]  # a name may now stand for another tensor; every runtime infers shapes itself
     return bytes(proto.SerializeToString())
 
 
 def _domains(graph: object) -> set[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for node in graph.node:  # type: ignore[attr-defined]
-        found.add(node.domain)
+        names.add(node.domain)
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                found |= _domains(inner)
-    return found
+                names |= _domains(inner)
+    return names

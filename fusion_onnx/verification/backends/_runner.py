@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from fusion_onnx.verification.backends import _frames, _worker
+from fusion_onnx.verification.backends import _protocol, _worker
 from fusion_onnx.verification.backends._backend import Array, Backend, BackendError, MissingBackend
 from fusion_onnx.verification.backends._folder import get
 from fusion_onnx.verification.backends._inlining import inlined
-from fusion_onnx.verification.backends._said import said
+from fusion_onnx.verification.backends._messages import short_message
 
 T = TypeVar("T")
 LIMIT = 120.0
@@ -93,7 +93,7 @@ class _Here(Handle):
         except BackendError:
             raise
         except Exception as error:
-            raise BackendError(said(error) or "it failed without a word") from error
+            raise BackendError(short_message(error) or "it failed without a word") from error
 
 
 class _Isolated(Handle):
@@ -168,8 +168,8 @@ class _Child:
         timer.start()
         try:
             if request is not None:
-                _frames.send(self._process.stdin, request, arrays, blob)
-            header, outputs, _ = _frames.receive(self._process.stdout)
+                _protocol.send(self._process.stdin, request, arrays, blob)
+            header, outputs, _ = _protocol.receive(self._process.stdout)
         except (EOFError, OSError):
             timer.cancel()
             raise BackendError(
@@ -186,7 +186,7 @@ class _Child:
         if code < 0:
             with contextlib.suppress(ValueError):
                 return f"crashed with {signal.Signals(-code).name}"
-        return f"ended with exit code {code}" + (f": {said(lines[-1])}" if lines else "")
+        return f"ended with exit code {code}" + (f": {short_message(lines[-1])}" if lines else "")
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

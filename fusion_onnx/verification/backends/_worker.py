@@ -5,11 +5,11 @@ import os
 import sys
 from typing import IO, Any
 
-from fusion_onnx.verification.backends import _frames
+from fusion_onnx.verification.backends import _protocol
 from fusion_onnx.verification.backends._backend import Backend
 from fusion_onnx.verification.backends._folder import get
 from fusion_onnx.verification.backends._inlining import inlined
-from fusion_onnx.verification.backends._said import said
+from fusion_onnx.verification.backends._messages import short_message
 
 
 def command(name: str) -> list[str]:
@@ -29,7 +29,7 @@ def main(name: str) -> None:
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a runtime prints, in whatever language, must not land among the answers
-    _frames.send(answers, {})
+    _protocol.send(answers, {})
     _serve(get(name), requests, answers)
     os._exit(0)  # some runtimes crash when they are taken apart
 
@@ -38,7 +38,7 @@ def _serve(cls: type[Backend], requests: IO[bytes], answers: IO[bytes]) -> None:
     loaded: Backend | None = None
     while True:
         try:
-            header, arrays, blob = _frames.receive(requests)
+            header, arrays, blob = _protocol.receive(requests)
         except EOFError:
             return
         outputs: list[Any] = []
@@ -52,5 +52,5 @@ def _serve(cls: type[Backend], requests: IO[bytes], answers: IO[bytes]) -> None:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as caught:  # a panic of a runtime written in Rust is no Exception
-            error = said(caught) or "it failed without a word"
-        _frames.send(answers, {"error": error}, outputs)
+            error = short_message(caught) or "it failed without a word"
+        _protocol.send(answers, {"error": error}, outputs)

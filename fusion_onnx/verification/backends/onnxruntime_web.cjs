@@ -1,4 +1,4 @@
-// Runs models in onnxruntime-web for onnxruntime_web.py: frames as in _frames.py, in on stdin and out on stdout.
+// Runs models in onnxruntime-web for onnxruntime_web.py: frames as in _protocol.py, in on stdin and out on stdout.
 // node onnxruntime_web.cjs FOLDER_OF_THE_PACKAGE
 "use strict";
 const fs = require("node:fs");

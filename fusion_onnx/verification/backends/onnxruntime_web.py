@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusion_onnx.verification.backends import _frames
+from fusion_onnx.verification.backends import _protocol
 from fusion_onnx.verification.backends._backend import Array, Backend, BackendError
 
 _PACKAGE = "onnxruntime-web"
@@ -37,8 +37,8 @@ class OnnxRuntimeWeb(Backend):
         process = _node()
         assert process.stdin is not None and process.stdout is not None
         try:
-            _frames.send(process.stdin, request, arrays, blob)
-            header, outputs, _ = _frames.receive(process.stdout)
+            _protocol.send(process.stdin, request, arrays, blob)
+            header, outputs, _ = _protocol.receive(process.stdout)
         except (EOFError, OSError):
             _PROCESS.clear()
             raise BackendError(f"node ended with exit code {process.wait()}") from None

@@ -160,10 +160,10 @@ class Graph:
 
     def _watched(self, count: int, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """Run the first nodes with every value of theirs as an output."""
-        known = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
+        values = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
         names = [name for node in self.nodes[:count] for name in node.output if name]
         if not names:
-            return known
+            return values
         key = ("watched", count)
         if key not in self._sessions:
             import onnx
@@ -177,14 +177,14 @@ class Graph:
             part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
             self._session(key, part, self.home)
         session = self._sessions[key]
-        return {**known, **dict(zip(names, session.run(*tensors), strict=True))}
+        return {**values, **dict(zip(names, session.run(*tensors), strict=True))}
 
     def values_of(self, names: Sequence[str], tensors: Sequence[Any]) -> dict[str, Any]:
         """Return some of the values by their names, those that the model makes for these inputs."""
-        known = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
-        missing = [name for name in dict.fromkeys(names) if name not in known]
+        values = {**dict(zip(self.inputs, tensors, strict=True)), **self.constants}
+        missing = [name for name in dict.fromkeys(names) if name not in values]
         if not missing:
-            return known
+            return values
         import onnx
 
         part = onnx.ModelProto()
@@ -192,7 +192,7 @@ class Graph:
         del part.graph.output[:]
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
         return {
-            **known,
+            **values,
             **dict(zip(missing, self._session(("values", *missing), part, self.home).run(*tensors), strict=True)),
         }
 

@@ -42,10 +42,10 @@ class Noise:
             exact, spread = array(shadows.of(other)[0]), array(shadows.spread(other))
             with np.errstate(invalid="ignore"):  # inf - inf
                 off = np.abs(array(value) - exact) if value.dtype != torch.float64 else np.zeros_like(exact)
-            known = np.isfinite(exact) & np.isfinite(spread) & np.isfinite(off)
-            if not known.all() and np.isfinite(array(value)[~known]).any():
+            finite = np.isfinite(exact) & np.isfinite(spread) & np.isfinite(off)
+            if not finite.all() and np.isfinite(array(value)[~finite]).any():
                 self._overflowed.add(key)  # float32 did, where float64 does not, so it says nothing of float64's error
-            most = float(np.maximum(off, spread)[known].max(initial=0.0))
+            most = float(np.maximum(off, spread)[finite].max(initial=0.0))
             self._measured[key] = max(self._measured.get(key, 0.0), most)
 
     def allowed(self, key: Key, value: Tensor) -> Array:

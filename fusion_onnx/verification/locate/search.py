@@ -155,20 +155,20 @@ def _fixed(candidate: Candidate, trial: Trial) -> Location | None:
     """Return the input whose axis the file fixes, where the module only wants it to grow with the others."""
     subject, infos = candidate.subject, candidate.infos
     before, after = subject.arguments.tensors, trial.arguments.tensors
-    grown = {(a.shape[i], b.shape[i]) for a, b in zip(before, after, strict=True) for i in range(a.ndim)}
-    sizes = {old: new for old, new in grown if old != new}
+    changes = {(a.shape[i], b.shape[i]) for a, b in zip(before, after, strict=True) for i in range(a.ndim)}
+    sizes = {old: new for old, new in changes if old != new}
     fixed = [
         (i, axis, sizes[size])
         for i, info in enumerate(infos)
         for axis, size in enumerate(info.shape or ())
         if isinstance(size, int) and size in sizes
     ]
-    for chosen in [*([one] for one in fixed), fixed]:
+    for axes in [*([one] for one in fixed), fixed]:
         try:
-            traced(subject.run, _resized(trial.arguments, chosen).args)
+            traced(subject.run, _resized(trial.arguments, axes).args)
         except Exception:
             continue
-        i, axis, new = chosen[0]
+        i, axis, new = axes[0]
         return candidate.fixed_axis(trial.name, infos[i], axis, new)
     return None
 

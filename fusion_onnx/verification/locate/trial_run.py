@@ -115,8 +115,8 @@ def _lost(call: Call) -> float | None:
     except Exception:  # whatever a strategy of somebody else's may raise
         return None
     with np.errstate(invalid="ignore"):  # inf - inf
-        lost = np.abs(array(call.y) - array(exact))
-    return float(lost[np.isfinite(lost)].max(initial=0.0))
+        error = np.abs(array(call.y) - array(exact))
+    return float(error[np.isfinite(error)].max(initial=0.0))
 
 
 def floating(value: Any) -> bool:

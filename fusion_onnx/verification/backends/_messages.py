@@ -7,7 +7,7 @@ _SOURCE = re.compile(r"""[^\s'"(]*[/\\]([\w.+-]+\.(?:cc?|cpp|h|hpp|rs|py|so|dll|
 _LONGEST = 300
 
 
-def said(error: BaseException | str) -> str:
+def short_message(error: BaseException | str) -> str:
     """Return an error's text on one line: no stack trace, no folder of a source file, at most 300 characters."""
     text = _TRACE.sub("", str(error).strip())
     text = " ".join(_SOURCE.sub(r"\1", text).split())
