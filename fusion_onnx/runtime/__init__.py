@@ -5,6 +5,8 @@ starts for one result shall reach it soon, so records are NamedTuples (a datacla
 and what serves messages or rare requests is imported where it is needed.
 """
 
+from typing import TYPE_CHECKING
+
 from ._bound import Bound
 from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
@@ -15,6 +17,9 @@ from ._providers import Providers, auto_providers
 from ._session import Session
 from ._types import TensorInfo
 from .fused import why_not_fused
+
+if TYPE_CHECKING:
+    from ._model_like import ModelLike as ModelLike
 
 __all__ = [
     "OPENVINO_EXACT",

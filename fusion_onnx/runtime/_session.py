@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, TURNS, first_line
 from ._recipe import Recipe, fused_programs
 from ._types import TensorInfo, dtype_of_ort
+
+if TYPE_CHECKING:
+    from ._model_like import ModelLike
 
 _SHAPES_KEPT = 256
 _INSTANCES_KEPT = 4
@@ -68,7 +71,7 @@ class Session:
 
     def __init__(
         self,
-        model: Any,
+        model: "ModelLike",
         providers: _providers.Providers = "auto",
         *,
         threads: int | None = None,

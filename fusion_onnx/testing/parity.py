@@ -6,13 +6,18 @@
 It raises what a test understands, with the reasons in it, and needs no test framework.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fusion_exporters import export
+from fusion_onnx.runtime import Providers
 from fusion_onnx.verification import Verdict, locate, verify
+from fusion_onnx.verification.arguments import ExampleInputs
 from fusion_onnx.verification.verdict import Finding
+
+if TYPE_CHECKING:
+    from fusion_onnx.runtime import ModelLike
 
 SHOWN = 10
 
@@ -45,10 +50,10 @@ class ParityError(AssertionError):
 
 def assert_parity(
     module: torch.nn.Module,
-    inputs: Any,
+    inputs: ExampleInputs | None,
     *,
-    model: Any = None,
-    providers: Any = "cpu",
+    model: "ModelLike | None" = None,
+    providers: Providers = "cpu",
     battery: bool = True,
     dynamic: Any = "batch",
     opset: int = 18,
@@ -82,7 +87,9 @@ def assert_parity(
     raise ParityError(verdict, location, note)
 
 
-def _located(module: torch.nn.Module, model: Any, inputs: Any, providers: Any, battery: bool) -> tuple[Any, str]:
+def _located(
+    module: torch.nn.Module, model: "ModelLike", inputs: ExampleInputs | None, providers: Providers, battery: bool
+) -> tuple[Any, str]:
     """Return where the difference starts, or why that is not known; whatever happens, the verdict is what counts."""
     try:
         return locate(module, model, inputs, providers, battery=battery), ""

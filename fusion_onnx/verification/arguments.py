@@ -3,10 +3,13 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils import _pytree as pytree
+
+ExampleInputs: TypeAlias = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+"""The positional arguments of a call, a single tensor, or a mapping of its keyword arguments."""
 
 
 class ArgumentsError(ValueError):

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.fusion import WrittenFusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.file_format import forms_in
-from fusion_onnx.runtime import Session
+from fusion_onnx.runtime import Providers, Session
 from fusion_onnx.verification import trials
-from fusion_onnx.verification.arguments import Arguments, arguments, call, opened
+from fusion_onnx.verification.arguments import Arguments, ExampleInputs, arguments, call, opened
 from fusion_onnx.verification.compare import judge
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
 from fusion_onnx.verification.locate.search import located
@@ -27,15 +27,18 @@ from fusion_onnx.verification.tolerance import BITS, DERIVED, SAME_BITS, Measure
 from fusion_onnx.verification.trials import Trial
 from fusion_onnx.verification.verdict import Finding, Verdict
 
+if TYPE_CHECKING:
+    from fusion_onnx.runtime import ModelLike
+
 FEW, DOUBT = 4, 0.5
 """So many shadows say enough where the largest error is below this share of what they allow."""
 
 
 def verify(
     module: torch.nn.Module,
-    model: Any,
-    inputs: Any = None,
-    providers: Any = "cpu",
+    model: "ModelLike",
+    inputs: ExampleInputs | None = None,
+    providers: Providers = "cpu",
     *,
     kwargs: Mapping[str, Any] | None = None,
     battery: bool = False,
@@ -82,7 +85,7 @@ class Model:
     known: which differences are documented. forms: in which form the file has each fusion.
     """
 
-    def __init__(self, file: Any, providers: Any, known: tuple[Difference, ...]) -> None:
+    def __init__(self, file: "ModelLike", providers: Providers, known: tuple[Difference, ...]) -> None:
         self.file, self.known = file, known
         session = Session(file, providers, spin=False)  # PyTorch runs between its calls
         self.fused = session if session.fused else None
@@ -95,7 +98,7 @@ class Model:
         return outputs, self.fused.run(*tensors) if self.fused else outputs
 
 
-def _verdict(subject: Subject, model: Model, providers: Any, battery: bool) -> Verdict:
+def _verdict(subject: Subject, model: Model, providers: Providers, battery: bool) -> Verdict:
     findings, rule = _findings(subject, model, battery)
     if battery and subject.call is None and all(finding.passed for finding in findings):
         # each fusion of a network to its own bound and its own weights: what an output may lose hides more

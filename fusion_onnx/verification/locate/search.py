@@ -1,13 +1,13 @@
 """The search itself: the trials one after the other, and in each the model's parts in the graph's order."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fusion_onnx.runtime import InputError
+from fusion_onnx.runtime import InputError, Providers
 from fusion_onnx.verification import trials
-from fusion_onnx.verification.arguments import Arguments, arguments, opened
+from fusion_onnx.verification.arguments import Arguments, ExampleInputs, arguments, opened
 from fusion_onnx.verification.locate.graph import loaded
 from fusion_onnx.verification.locate.inputs import wrong_inputs, wrong_weights
 from fusion_onnx.verification.locate.isolated import wrong_isolated
@@ -21,12 +21,15 @@ from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import Trace, traced
 from fusion_onnx.verification.trials import Trial, resampled
 
+if TYPE_CHECKING:
+    from fusion_onnx.runtime import ModelLike
+
 
 def locate(
     module: torch.nn.Module,
-    model: Any,
-    inputs: Any = None,
-    providers: Any = "cpu",
+    model: "ModelLike",
+    inputs: ExampleInputs | None = None,
+    providers: Providers = "cpu",
     *,
     kwargs: Mapping[str, Any] | None = None,
     battery: bool = False,
@@ -54,7 +57,7 @@ def locate(
         return located(Subject(run, example), model, providers, battery=battery)
 
 
-def located(subject: Subject, model: Any, providers: Any, *, battery: bool = False) -> Location | None:
+def located(subject: Subject, model: "ModelLike", providers: Providers, *, battery: bool = False) -> Location | None:
     """Return where a model starts to differ from a module; None where it does not. See `locate`."""
     candidate = Candidate(subject, loaded(model), providers)
     return _over_sizes(candidate) or (_over_hostile(candidate) if battery else None)
