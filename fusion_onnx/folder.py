@@ -2,12 +2,13 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 
 
 def names(package: str) -> list[str]:
     """Return the names of a package's files, sorted, importing none of them."""
-    folders = importlib.import_module(package).__path__
+    folders = (sys.modules.get(package) or importlib.import_module(package)).__path__
     return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 

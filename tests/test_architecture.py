@@ -145,7 +145,7 @@ def test_adding_a_command_touches_one_file_and_lists_it_last(extended):
 
     before = commands()
     (extended / "fusion_onnx" / "cli" / "example.py").write_text(COMMAND)
-    assert before == ["list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor"]
+    assert before == ["list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor", "deploy"]
     assert commands() == [*before, "greet"]
     assert called("greet", "world").stdout == "Hello, world!\n"
     assert called("greet", "world", "--json").stdout == '{\n  "name": "world"\n}\n'

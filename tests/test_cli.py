@@ -203,7 +203,18 @@ def test_doctor_says_what_starts():
 
 def test_every_command_helps_with_an_example():
     commands = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert set(commands) == {"list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor"}
+    assert set(commands) == {
+        "list",
+        "export",
+        "run",
+        "verify",
+        "matrix",
+        "inspect",
+        "tune",
+        "bench",
+        "doctor",
+        "deploy",
+    }
     for command in commands:
         assert "Example: fusion-onnx " in re.sub(r"\s+", " ", run(command, "--help").stdout)
     assert fusion_onnx.__version__ in run("--version").stdout
@@ -243,3 +254,16 @@ def test_outputs_of_any_name_are_written(here):
     np.savez("in.npz", x1=np.ones((2, 4), np.float32), x2=np.ones((2, 4), np.float32))
     run("run", "m.onnx", "-i", "in.npz", "-o", "out.npz")
     assert np.load("out.npz")["file"].shape == (2, 4)
+
+
+def test_deploy_writes_for_a_target_and_names_those_there_are(here):
+    pytest.importorskip("openvino")
+    run("export", "net.py:build", "-o", "net.onnx")
+    assert run("deploy", "openvino", "net.onnx", "-o", "net.xml").stdout.split() == [
+        "wrote",
+        "net.xml",
+        "wrote",
+        "net.bin",
+    ]
+    assert "exists" in run("deploy", "openvino", "net.onnx", "-o", "net.xml", code=2).stderr
+    assert "Did you mean 'openvino'?" in run("deploy", "openvin", "net.onnx", "-o", "x.xml", code=2).stderr

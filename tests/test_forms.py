@@ -404,4 +404,3 @@ def test_a_fusion_in_a_form_is_the_same_fusion():
     assert (other.form, other.bitwise, other.is_default, first.is_default) == ("dense", False, False, True)
     assert other.fusion is fusion
     assert other.decompose == fusion.decompose_dense
-    assert other.to_config() == fusion.to_config()
