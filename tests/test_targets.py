@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fusion_onnx.arithmetic import Arithmetic
 
 import fusion_onnx
 from fusion_exporters import ExportError, targets
 from fusion_onnx import FusionLayer, Session, create, export
+from fusion_onnx.contract import Arithmetic
 from tests.test_export import drawn, flat
 
 FIRST = [pytest.param(name, fusion_onnx.get(name).cases[0], id=name) for name in fusion_onnx.names()]
