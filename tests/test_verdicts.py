@@ -30,10 +30,17 @@ class After(nn.Module):
         lambda h: F.gelu(h.float()),
         lambda h: torch.tanh(h.half()).to(h.dtype),
         lambda h: h.topk(3, -1).indices,
+        lambda h: h.relu().topk(3, -1),
+        lambda h: (h > 0).float().topk(3, -1, largest=False).indices,
+        lambda h: h.round().long().topk(3, -1),
         lambda h: h.argsort(-1),
+        lambda h: h.relu().sort(-1).indices,
         lambda h: h.amax(-1),
     ],
-    ids=["float sigmoid", "float gelu", "half tanh", "topk", "argsort", "amax"],
+    ids=[
+        *("float sigmoid", "float gelu", "half tanh", "topk", "topk of zeros", "topk of a mask", "topk of integers"),
+        *("argsort", "sort of zeros", "amax"),
+    ],
 )
 def test_right_files_pass(function):
     assert export(After(function), (X, Y)).verdict.passed
@@ -180,3 +187,12 @@ def test_a_declared_shape_that_is_false_is_found():
     model = export(network, (X, Y)).model
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
     assert "declared" in {f.failed for f in verify(network, model, (X, Y)).findings}
+
+
+def test_an_index_that_ties_do_not_explain_fails():
+    network = After(lambda h: h.relu().topk(3, -1).indices)
+    model = export(network, (X, Y)).model
+    (node,) = [n for n in model.graph.node if n.op_type == "TopK"]
+    least = next(a for a in node.attribute if a.name == "largest")
+    least.i = 0
+    assert not verify(network, model, (X, Y)).passed

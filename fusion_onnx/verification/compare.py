@@ -106,15 +106,19 @@ def _alike(a: Array, b: Array) -> npt.NDArray[np.bool_]:
 def _decided(eager: Array, model: Array, limits: Array, decisions: Array) -> npt.NDArray[np.bool_]:
     """Return where the model's value is one that eager may have had: as a run gives it, or between the runs'.
 
-    Between them where they are many, for then the runs are a sample of what may be.
+    Between them where they are many, for then the runs are a sample of what may be. Whole numbers that are decided so
+    in one row are taken together: places in a ranking, where equal entries may stand in any of several.
     """
     with np.errstate(invalid="ignore"):
         low, high = np.minimum(decisions.min(0), eager), np.maximum(decisions.max(0), eager)
         ranked = np.sort(decisions, axis=0)
         many = 1 + (np.diff(ranked, axis=0) > limits).sum(0) > len(decisions) / 4
         near = (np.abs(decisions - model) <= limits).any(0)
-        # what parts by less than is allowed for rounding is no decision
-        decided: npt.NDArray[np.bool_] = (high - low > limits) & (near | (many & (low <= model) & (model <= high)))
+        parted = high - low > limits  # what parts by less than is allowed for rounding is no decision
+        if model.ndim and not limits.any():
+            low = np.where(many, low, np.inf).min(-1, keepdims=True, initial=np.inf)
+            high = np.where(many, high, -np.inf).max(-1, keepdims=True, initial=-np.inf)
+        decided: npt.NDArray[np.bool_] = parted & (near | (many & (low <= model) & (model <= high)))
     return decided
 
 

@@ -7,7 +7,8 @@ that entry alone: a small column beside a large one keeps its own measure. A cas
 float64, and its roundoff counts.
 
 Decisions are the module's: what compares, rounds, selects or draws gives the shadows what it gave the module, so that a
-step is no error. Shadows that are `free` decide for themselves: where these part, a model may too.
+step is no error. Shadows that are `free` decide for themselves: where these part, a model may too. Which of equal
+entries is ranked first is theirs to decide as well.
 """
 
 import functools
@@ -48,6 +49,8 @@ _BY = {
         "product": _PRODUCTS,
         "remainder": "fmod remainder frac",
         "convolution": "convolution _convolution",
+        "ranking": "sort topk",
+        "whole": "round floor ceil trunc sign sgn heaviside floor_divide",
     }.items()
 }
 LARGER = 2.0**8
@@ -105,7 +108,8 @@ class Shadows(OperatorMode):
 
     shared: tensors that are read and hardly written, parameters above all: one copy of each serves all shadows. free:
     the shadows decide for themselves, and what is given is rounded too. larger: what unit roundoffs are multiplied by.
-    underflow: smallest subnormals are put in too. decided: whether anything was decided that rounding may decide.
+    underflow: smallest subnormals are put in too. decided: whether anything was decided that rounding may decide;
+    ranked: whether entries were ranked, which equal ones may be in several orders.
     """
 
     def __init__(
@@ -120,7 +124,7 @@ class Shadows(OperatorMode):
     ) -> None:
         super().__init__()
         self.count, self.free, self.larger, self.underflow = count, free, larger, underflow
-        self.decided = False
+        self.decided = self.ranked = False
         self._shadows: Any = WeakIdKeyDictionary()
         self._shared = {id(t) for t in shared}
         self._random = random.Random(seed)
@@ -181,13 +185,18 @@ class Shadows(OperatorMode):
         self.decided |= bool(operator.kinds & {"step", "remainder"}) or not all(_rounds(y) for y in outputs)
         if any(self._follows(y) for y in outputs):
             terms, summed = operator.terms(leaves, outputs), operator.summed(leaves)
+            whole = self.free and "whole" in operator.kinds
+            exact = operator.exact or whole or (func.overloadpacket is aten._to_copy and _is_exact(leaves[0]))
             runs = []
             for i in range(self.count + 1):
                 operands = [_lifted(leaf) if s is None else s[i] for leaf, s in zip(leaves, shadows, strict=True)]
-                rounding = i > 0 and not operator.exact
+                rounding = i > 0 and not exact
                 if rounding and summed is not None and not written:
                     operands[summed] = self._off(operands[summed], leaves[summed].dtype, terms)
-                runs.append(self._run(func, operator, operands, spec, outputs, terms if rounding else 0.0))
+                ranks = self.free and i > 0 and "ranking" in operator.kinds
+                self.ranked |= ranks
+                run = functools.partial(self._ranked, func, i) if ranks else func
+                runs.append(self._run(run, operator, operands, spec, outputs, terms if rounding else 0.0))
             for y, *each in zip(outputs, *runs, strict=True):
                 if self._follows(y):
                     self._shadows[y] = each
@@ -222,6 +231,27 @@ class Shadows(OperatorMode):
                 r.copy_(off)
         return results
 
+    def _ranked(self, func: Any, number: int, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Rank entries as topk or sort does, equal ones in one of the orders in which they may come.
+
+        The first shadow has the first of them first, as ONNX Runtime has, the second the last; the others draw lots.
+        """
+        names = [argument.name for argument in func._schema.arguments][1:]
+        options = {**dict(zip(names, args, strict=False)), **kwargs}
+        if not x.ndim or options.get("stable"):
+            return func(x, *args, **kwargs)
+        dim, count = options.get("dim", -1), options.get("k")
+        order = torch.arange(x.shape[dim], device=x.device)
+        if number == 2:
+            order = order.flip(0)
+        elif number > 2:
+            order = order[torch.tensor(self._random.sample(range(len(order)), len(order)), dtype=torch.long)]
+        descending = options.get("descending", False) if count is None else options.get("largest", True)
+        values, places = x.index_select(dim, order).sort(dim=dim, descending=descending, stable=True)
+        if count is not None:
+            values, places = values.narrow(dim, 0, count), places.narrow(dim, 0, count)
+        return values, order[places]
+
     def _follows(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and (self.free or _rounds(leaf))
 
@@ -246,6 +276,13 @@ class Shadows(OperatorMode):
         if self.underflow or dtype == torch.float16:
             off = off.add(sign, alpha=Arithmetic(_real(dtype)).eta * self.larger)
         return off
+
+
+def _is_exact(value: Any) -> bool:
+    """Return whether a cast to any floating type but float16 and bfloat16 keeps each number."""
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+        return False
+    return value.dtype == torch.bool or not value.numel() or int(value.abs().max()) < 2**24
 
 
 def _rounds(value: Any) -> bool:
