@@ -28,11 +28,13 @@ def main() -> None:
     dense = rows[STRUCTURED, "linear_concatenation"]["operations"]
     projections = [row for (scenario, name), row in rows.items() if scenario == STRUCTURED and name in names]
     structured = [row for row in projections if row["operations"] < dense]
-    bound = [r["together"]["ours"] / r["together"]["ours_raw"] for (s, _), r in rows.items() if s == BATCH_1]
-    tinybig = [r["together"]["tinybig"] / r["together"]["ours"] for r in rows.values() if "tinybig" in r["together"]]
+    bound = [r["interleaved"]["ours"] / r["interleaved"]["ours_raw"] for (s, _), r in rows.items() if s == BATCH_1]
+    tinybig = [
+        r["interleaved"]["tinybig"] / r["interleaved"]["ours"] for r in rows.values() if "tinybig" in r["interleaved"]
+    ]
     lines = ["| target | measured | met | if not, why |", "|---|---|---|---|"]
     for k, size in SIZES.items():
-        times = [row["together"] for row in here[k]]
+        times = [row["interleaved"] for row in here[k]]
         best = [min(t.get(c, 1e9) for c in ("ours", "openvino")) for t in times]
         plain = [t["plain_export"] / t["ours"] for t in times]
         bare = [t["plain_export"] / t["ours_raw"] for t in times]
@@ -50,7 +52,7 @@ def main() -> None:
         ]  # fmt: skip
     lines += [
         _number("structured, n = D = 4096: 15 × the dense form in time, the slowest of them",
-                min(_quotient(row, "together", "plain_export") for row in structured), 15),
+                min(_quotient(row, "interleaved", "plain_export") for row in structured), 15),
         _number("structured: 100 × in file size, the largest of them",
                 min(row["files"]["plain_export"]["bytes"] / row["files"]["ours"]["bytes"] for row in structured), 100),
         _target("batch 1: a bound call at most 1.3 × ONNX Runtime's own",
@@ -70,11 +72,11 @@ def main() -> None:
         lines += ["", f"| entrywise, k = {k} of {size} | {' | '.join(columns)} |"]
         lines.append("|---" + "|---:" * len(columns) + "|")
         for row in here[k]:
-            floors = {"together": row["copy"], "alone": row["alone"]["copy"]}
-            cells = [f"{row['strategy']} | {floors['together'] * 1e3:.2f}"]
+            floors = {"interleaved": row["copy"], "isolated": row["isolated"]["copy"]}
+            cells = [f"{row['strategy']} | {floors['interleaved'] * 1e3:.2f}"]
             for column, contender in (
-                *(("together", c) for c in ("ours", "openvino", "compiled", "plain_export")),
-                *(("alone", c) for c in ("copy", "ours", "compiled")),
+                *(("interleaved", c) for c in ("ours", "openvino", "compiled", "plain_export")),
+                *(("isolated", c) for c in ("copy", "ours", "compiled")),
             ):
                 time = row[column].get(contender)
                 beside = "" if contender == "copy" or time is None else f" ({time / floors[column]:.2f} ×)"
@@ -97,8 +99,8 @@ def _compiled(rows: list[dict[str, Any]], best: list[float]) -> str:
     """Name the strategies that are slower than torch.compile, and say whether they are when repeated alone."""
     slower, reasons = [], []
     for row, time in zip(rows, best, strict=True):
-        name, beside = row["strategy"], time / row["together"]["compiled"]
-        alone = row["alone"]["ours"] / row["alone"]["compiled"]
+        name, beside = row["strategy"], time / row["interleaved"]["compiled"]
+        alone = row["isolated"]["ours"] / row["isolated"]["compiled"]
         if beside > 1:
             slower.append(f"{name} {beside:.2f} ×, alone {alone:.2f} ×")
             usual = "not when repeated alone" if alone <= 1 else "not known"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import fusion_onnx
 from benchmarks import gpu, networks
 from fusion_onnx import Fusion, FusionLayer, create
-from fusion_onnx.bench import contenders, plot, rows
+from fusion_onnx.bench import contenders, plot, report, rows
 from fusion_onnx.cli import app
 
 
@@ -23,12 +23,12 @@ def test_a_row_has_every_contender_or_the_reason(name):
     names = ["eager", "plain_export", "ours", "ours_raw"]
     found = rows.row(name, fusion, scenario, names, 0.01)
     assert found.failed == {}
-    assert set(found.together) == set(names)
-    assert all(seconds > 0 for seconds in (*found.together.values(), found.copy, found.rate))
+    assert set(found.interleaved) == set(names)
+    assert all(seconds > 0 for seconds in (*found.interleaved.values(), found.copy, found.rate))
     assert found.floor == max(found.copy, found.operations / found.rate)
     wanted = {"median": 4 * 5 * 8, "learned_weighted_sum": 5 * 5 * 8, "low_rank_concatenation": 2 * 5 * (24 + 4)}
     assert found.operations >= wanted[name] * getattr(fusion, "r", 1)
-    text = rows.table([found])
+    text = report.table([found])
     assert "### small" in text
     assert f"| {name} |" in text
 
@@ -40,7 +40,7 @@ def test_a_contender_that_computes_something_else_is_not_result(monkeypatch):
     monkeypatch.setitem(contenders.CONTENDERS, "wrong", wrong)
     found = rows.row("sum", create("sum", dims=[8, 8]), rows.Scenario("small", 2, 5, 8), ["wrong", "eager"], 0.01)
     assert "off by" in found.failed["wrong"]
-    assert set(found.together) == {"eager"}
+    assert set(found.interleaved) == {"eager"}
 
 
 class Halved(Fusion):
@@ -72,11 +72,11 @@ class UntracedHalved(Halved):
 def test_a_strategy_without_a_plain_export_says_why_and_is_not_measured_as_another(cls, reason):
     scenario = rows.Scenario("small", 2, 5, 8)
     result = rows.row("halved", cls(dims=[8, 8]), scenario, ["eager", "plain_export", "ours"], 0.01, files=True)
-    assert set(result.together) == {"eager", "ours"}
+    assert set(result.interleaved) == {"eager", "ours"}
     assert result.failed["plain_export"].startswith("Absent: ")
     assert reason in result.failed["plain_export"]
     assert result.files["plain_export"] == {}
-    assert "–" in rows.table([result])
+    assert "–" in report.table([result])
 
 
 def test_eager_is_held_to_the_reference():
@@ -89,7 +89,7 @@ def test_eager_is_held_to_the_reference():
             return (xs[0] + xs[1]) / 1.99
 
     result = rows.row("mean", Off(dims=[8, 8]), rows.Scenario("small", 2, 5, 8), ["eager", "plain_export"], 0.01)
-    assert set(result.together) == {"plain_export"}
+    assert set(result.interleaved) == {"plain_export"}
     assert "off by" in result.failed["eager"]
 
 
@@ -139,8 +139,8 @@ def test_growth_is_drawn(tmp_path):
     assert (tmp_path / "growth.png").stat().st_size > 1000
 
 
-def made_row(strategy="max", scenario="latency, batch 1", **together):
-    return rows.Row(strategy, scenario, 1, 1, 1e-6, 1e9, 1e-6, together)
+def made_row(strategy="max", scenario="latency, batch 1", **interleaved):
+    return rows.Row(strategy, scenario, 1, 1, 1e-6, 1e9, 1e-6, interleaved)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def made_row(strategy="max", scenario="latency, batch 1", **together):
 )
 def test_the_summary_is_drawn_of_whatever_there_is(found, tmp_path):
     plot.summary(found, tmp_path / "summary.png")
-    assert (tmp_path / "summary.png").exists() == any(row.together for row in found)
+    assert (tmp_path / "summary.png").exists() == any(row.interleaved for row in found)
 
 
 def test_networks_are_measured_and_right(tmp_path, monkeypatch, capsys):

@@ -124,17 +124,18 @@ def _bar(axis: Any, place: int, multiples: Sequence[float], colour: str, ours: s
 
 def summary(rows: Sequence[Row], path: Path) -> None:
     """Draw how many times as long as fusion-onnx the others take, a panel for each scenario."""
-    order = [name for name in _NAMES if any(name in row.together for row in rows)]
+    order = [name for name in _NAMES if any(name in row.interleaved for row in rows)]
     ours = next((name for name in ("ours", "ours_cuda", "ours_openvino") if name in order), order[0] if order else "")
     panels, counts = [], []
     for scenario in dict.fromkeys(row.scenario for row in rows):
-        here = [row for row in rows if row.scenario == scenario and ours in row.together]
+        here = [row for row in rows if row.scenario == scenario and ours in row.interleaved]
         if not here:
             continue
         multiples = {
-            name: [row.together[name] / row.together[ours] for row in here if name in row.together] for name in order
+            name: [row.interleaved[name] / row.interleaved[ours] for row in here if name in row.interleaved]
+            for name in order
         }
-        time = statistics.geometric_mean([row.together[ours] for row in here])
+        time = statistics.geometric_mean([row.interleaved[ours] for row in here])
         title = scenario[0].upper() + scenario[1:]
         panels.append(Panel(title, _in_words(scenario, len(here)), multiples, short(time, 3)))
         counts.append(len(here))
@@ -174,8 +175,8 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     for panel, scenario in zip(panels, scenarios, strict=True):
         here = [row for row in rows if row.scenario == scenario]
         for contender, colour in _COLOURS.items():
-            timed = [(i, row) for i, row in enumerate(here) if contender in row.together]
-            places = [(row.together[contender] / row.floor, i) for i, row in timed]
+            timed = [(i, row) for i, row in enumerate(here) if contender in row.interleaved]
+            places = [(row.interleaved[contender] / row.floor, i) for i, row in timed]
             if places:
                 size = 46 if contender.startswith("ours") else 26
                 label = _NAMES[contender]

@@ -6,9 +6,7 @@ fusion has to read and write, or its operations at the rate of a large matrix pr
 timed in the same rounds. Times are medians.
 """
 
-import contextlib
 import functools
-import json
 import platform
 import statistics
 import subprocess
@@ -16,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ from fusion_exporters.tuning import measured
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS, Absent, exported, plainly_exported
 from fusion_onnx.file_format import facts_in
-from fusion_onnx.files import write_file
 from fusion_onnx.runtime._probe import first_line
 from fusion_onnx.testing.matrix import float_dtype
 
@@ -70,8 +67,8 @@ class Row:
     copy: float
     rate: float
     floor: float
-    together: dict[str, float] = field(default_factory=dict)
-    alone: dict[str, float] = field(default_factory=dict)
+    interleaved: dict[str, float] = field(default_factory=dict)
+    isolated: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -156,11 +153,11 @@ def row(
             calls[contender] = call
         except Exception as error:
             failed[contender] = f"{type(error).__name__}: {first_line(error)[:300]}"
-    together = measured(calls, seconds)
-    operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / together.pop("matrix")
-    copy = together.pop("copy")
+    interleaved = measured(calls, seconds)
+    operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / interleaved.pop("matrix")
+    copy = interleaved.pop("copy")
     del calls["matrix"]
-    alone = {
+    isolated = {
         contender: measured({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
     }
     facts: dict[str, dict[str, float]] = {}
@@ -170,7 +167,7 @@ def row(
         except Absent:
             facts[kind] = {}
     floor = max(copy, operations / rate)
-    return Row(name, scenario.name, moved, operations, copy, rate, floor, together, alone, failed, facts)
+    return Row(name, scenario.name, moved, operations, copy, rate, floor, interleaved, isolated, failed, facts)
 
 
 def _on_host(y: Any) -> Any:
@@ -250,69 +247,6 @@ def run(
     if not rows:
         raise ValueError(f"{', '.join(strategies)} is in no such scenario: the structured one has projections alone.")
     return rows
-
-
-def write(folder: Path, rows: list[Row], *, overwrite: bool = True) -> None:
-    """Write the rows as fusions.json and fusions.md, and where matplotlib is installed as two plots, short and full.
-
-    Raises FileExistsError where fusions.json is there and not to be replaced; the rest is not looked at.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {"machine": machine(), "rows": [asdict(r) for r in rows]}
-    write_file(folder / "fusions.json", json.dumps(data, indent=1).encode(), b"\n", overwrite=overwrite)
-    write_file(folder / "fusions.md", table(rows).encode(), b"\n")
-    with contextlib.suppress(ImportError):
-        from fusion_onnx.bench.plot import ratios, summary
-
-        summary(rows, folder / "fusions.png")
-        ratios(rows, folder / "fusions_detail.png")
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown: times interleaved, as a multiple of the floor's, and alone; then the files."""
-    lines = ["Each cell: the median time beside the others (as a multiple of the floor), and alone.", ""]
-    lines += [
-        f"- {c.replace('_', ' ')}: {CONTENDERS[c].__doc__}" for c in CONTENDERS if any(c in r.together for r in rows)
-    ]
-    lines.append("")
-    for scenario in dict.fromkeys(r.scenario for r in rows):
-        here = [r for r in rows if r.scenario == scenario]
-        contenders = [c for c in CONTENDERS if any(c in r.together for r in here)]
-        heads = ["strategy", "floor", *(c.replace("_", " ") for c in contenders)]
-        lines += [f"### {scenario}", "", f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-        for r in here:
-            cells = [
-                f"{short(r.together[c])} ({r.together[c] / r.floor:.2f} ×), {short(r.alone[c])}"
-                if c in r.together
-                else "–"
-                for c in contenders
-            ]
-            by = " (operations)" if r.floor > r.copy else ""
-            lines.append(f"| {r.strategy} | {short(r.floor)}{by} | {' | '.join(cells)} |")
-        absent: dict[str, list[str]] = {}
-        for r in here:
-            for contender, why in r.failed.items():
-                absent.setdefault(f"{contender.replace('_', ' ')}: {why}", []).append(r.strategy)
-        whom = {why: "all" if len(names) == len(here) else ", ".join(names) for why, names in absent.items()}
-        lines += ["", *(f"- {why} ({names})" for why, names in whom.items())]
-        lines.append("")
-    lines += _files([r for r in rows if r.files])
-    return "\n".join(lines)
-
-
-def _files(rows: list[Row]) -> list[str]:
-    if not rows:
-        return []
-    heads = ["strategy", "scenario", "export, s", "load, ms", "file, kB", "peak memory, MB"]
-    lines = ["### Files: ours, and a plain export", "", f"| {' | '.join(heads)} |", "|---|---|---:|---:|---:|---:|"]
-    for r in rows:
-        units = (("export", 1.0), ("load", 1e3), ("bytes", 1e-3), ("peak", 1e-6))
-        cells = [
-            ", ".join(f"{facts[key] * unit:,.3g}" if key in facts else "–" for facts in r.files.values())
-            for key, unit in units
-        ]
-        lines.append(f"| {r.strategy} | {r.scenario} | {' | '.join(cells)} |")
-    return [*lines, ""]
 
 
 def short(seconds: float, digits: int = 4) -> str:
