@@ -13,7 +13,7 @@ MOVED = {
     "fusion_exporters.choice": "fusion_exporters.forms.choice",
     "fusion_exporters.costs": "fusion_exporters.forms.costs",
     "fusion_exporters.doubles": "fusion_exporters.translation.doubles",
-    "fusion_exporters.inputs": "fusion_exporters.signature",
+    "fusion_exporters.inputs": "fusion_exporters.graph_inputs",
     "fusion_exporters.operators": "fusion_exporters.translation.operators",
     "fusion_exporters.reasons": "fusion_exporters.translation.reasons",
     "fusion_exporters.tracing": "fusion_exporters.translation.tracing",

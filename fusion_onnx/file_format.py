@@ -10,7 +10,9 @@ from typing import Any
 DOMAIN = "fusion_onnx"
 """Of the fusions' nodes, of the functions that are their bodies, and of the torch ops that they come from."""
 
-VERSION, VERIFICATION = f"{DOMAIN}.version", f"{DOMAIN}.verification"
+VERSION, TORCH = f"{DOMAIN}.version", f"{DOMAIN}.torch"
+VERIFICATION = f"{DOMAIN}.verification"
+"""The verdict at export, summed up: `Verdict.summary`."""
 FUSIONS = f"{DOMAIN}.fusions"
 """The config of each fusion, by its node's name."""
 FORMS = f"{DOMAIN}.forms"
@@ -33,11 +35,6 @@ def version() -> str:
         return installed("fusion-onnx")
     except PackageNotFoundError:
         return "0+unknown"
-
-
-def key(name: str) -> str:
-    """Return the key of an entry of the metadata."""
-    return f"{DOMAIN}.{name}"
 
 
 def text(fact: Any) -> str:

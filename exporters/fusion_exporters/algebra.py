@@ -14,9 +14,9 @@ import onnx_ir as ir
 import torch
 
 from fusion_exporters.forms.choice import AUTO, FASTEST
-from fusion_exporters.graph import NOTE, fusion_of
+from fusion_exporters.graph import fusion_of
 from fusion_onnx.contract import Fusion
-from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.file_format import ALGEBRA, DOMAIN
 from fusion_onnx.registry import create
 
 _EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
@@ -189,7 +189,7 @@ def _before(
         "count": node.attributes["count"].as_int(),
         "form": form,
     }
-    metadata = {**node.metadata_props, NOTE: note}
+    metadata = {**node.metadata_props, ALGEBRA: note}
     new = ir.node(fusion.strategy(), inputs, attributes, domain=DOMAIN, metadata_props=metadata)
     y = new.outputs[0]
     y.type, y.shape = like.type, like.shape

@@ -1,7 +1,6 @@
 """The exported graph: fusions' functions attached, torch's traces removed, functions inlined on request."""
 
 import ast
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,16 +14,14 @@ from onnx_ir.passes import common as passes
 from fusion_exporters.bodies import digest
 from fusion_exporters.errors import ExportError
 from fusion_exporters.forms.choice import AUTO, Chooser
-from fusion_exporters.signature import Axes
+from fusion_exporters.graph_inputs import Axes
 from fusion_exporters.translation.tracing import SCOPES
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
-from fusion_onnx.file_format import DOMAIN, version
+from fusion_onnx.file_format import ALGEBRA, DOMAIN, text, version
 from fusion_onnx.verification.trace import numbered
 
-NOTE = "fusion_onnx.algebra"
-"""The key under which a node that algebra.py rewrote says what was done."""
 MIN_BYTES = 1024
 """Of a matrix that is worth a node."""
 
@@ -72,8 +69,8 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         model.functions[body.identifier()] = body
         node.name = numbered(path or fusion.strategy(), counts)
         forms[node.name] = choice.facts()
-        if NOTE in node.metadata_props:
-            forms[node.name]["algebra"] = node.metadata_props[NOTE]
+        if ALGEBRA in node.metadata_props:
+            forms[node.name]["algebra"] = node.metadata_props[ALGEBRA]  # what algebra.py did to the node
     choose.finish()
     for domain in (DOMAIN, ""):  # one order, however the model was made
         model.opset_imports.pop(domain, None)
@@ -264,15 +261,10 @@ def inlined(model: ir.Model) -> ir.Model:
 
 
 def describe(model: ir.Model, facts: Mapping[str, Any]) -> None:
-    """Write facts into the model's metadata, as `fusion_onnx.<key>`; what is not text goes in as JSON."""
-    model.metadata_props.update(_entry(key, fact) for key, fact in facts.items())
+    """Write facts into the model's metadata, by the keys of file_format.py; what is not text goes in as JSON."""
+    model.metadata_props.update((key, text(fact)) for key, fact in facts.items())
 
 
 def note(proto: onnx.ModelProto, key: str, fact: Any) -> None:
     """Write one fact into the metadata of a finished model, behind the others."""
-    name, text = _entry(key, fact)
-    proto.metadata_props.add(key=name, value=text)
-
-
-def _entry(key: str, fact: Any) -> tuple[str, str]:
-    return f"fusion_onnx.{key}", fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
+    proto.metadata_props.add(key=key, value=text(fact))

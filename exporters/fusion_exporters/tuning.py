@@ -17,7 +17,7 @@ from fusion_exporters.forms.choice import provider_of
 from fusion_exporters.forms.tuning_file import Timing, Tuning, size_of
 from fusion_exporters.single import Isolated, entrywise_strategy_of
 from fusion_onnx.runtime import Providers, Session, SessionError
-from fusion_onnx.verification.arguments import arguments
+from fusion_onnx.verification.arguments import ExampleInputs, arguments
 from fusion_onnx.verification.repeatable import evaluating
 from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import traced
@@ -27,7 +27,7 @@ _PAUSE, _TURN = 0.02, 0.02  # s
 
 def tune(
     module: torch.nn.Module,
-    example_inputs: Any,
+    example_inputs: ExampleInputs | None,
     providers: Providers = "cpu",
     *,
     kwargs: Mapping[str, Any] | None = None,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_onnx.file_format import DOMAIN, facts_in
+from fusion_onnx.file_format import ALGEBRA, DOMAIN, FUSIONS, VERIFICATION, VERSION, facts_in
 
 if TYPE_CHECKING:
     from fusion_onnx.runtime import ModelHeader
@@ -39,7 +39,7 @@ class Inspection:
     @property
     def algebra(self) -> str | None:
         """Why `optimize="algebra"` left something as it was; None where it was not asked for, or did all there was."""
-        return self.header.metadata.get("fusion_onnx.algebra")
+        return self.header.metadata.get(ALGEBRA)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain data."""
@@ -50,7 +50,7 @@ class Inspection:
             "ir_version": header.ir_version,
             "opsets": header.opset_imports,
             "producer": header.producer,
-            "version": header.metadata.get("fusion_onnx.version"),
+            "version": header.metadata.get(VERSION),
             "inputs": [info._asdict() for info in header.inputs],
             "outputs": [info._asdict() for info in header.outputs],
             "operators": {f"{domain}::{op}" if domain else op: n for (domain, op), n in sorted(header.ops.items())},
@@ -69,8 +69,8 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     from fusion_onnx.runtime import read_header
 
     header = read_header(path)
-    configs = _json(header.metadata.get("fusion_onnx.fusions")) or {}
-    verification = _json(header.metadata.get("fusion_onnx.verification"))
+    configs = _json(header.metadata.get(FUSIONS)) or {}
+    verification = _json(header.metadata.get(VERIFICATION))
     return Inspection(header, _nodes(path, facts_in(header.metadata)), configs, verification)
 
 

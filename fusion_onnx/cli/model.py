@@ -28,6 +28,7 @@ from fusion_onnx.cli.app import (
     writable,
 )
 from fusion_onnx.cli.module import load_module, load_weights, parsed_axes, parsed_options
+from fusion_onnx.file_format import ALGEBRA
 
 if TYPE_CHECKING:
     from fusion_exporters import ExportResult, Tuning
@@ -121,7 +122,7 @@ def _notes_on(address: str, module: Any) -> list[str]:
 def _of_export(result: "ExportResult", notes: Sequence[str], size: int) -> Iterator[RenderableType]:
     if result.verdict is not None:
         yield from _of_verdict(result.verdict)
-    undone = next((p.value for p in result.model.metadata_props if p.key == "fusion_onnx.algebra"), "")
+    undone = next((p.value for p in result.model.metadata_props if p.key == ALGEBRA), "")
     if undone:
         yield f"algebra: {escape(undone)}"
     if result.verdict is not None:
