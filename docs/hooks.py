@@ -13,7 +13,11 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = {ROOT / "README.md": "index.md", ROOT / "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    ROOT / "README.md": "index.md",
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+}
 """Pages of the site that lie outside docs/."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)[^)#\s]+")
 ENTRY = re.compile(r"^::: fusion_onnx\.(\w+)$|^## .*\{#fusion_onnx\.(\w+)\}$", re.M)
@@ -60,6 +64,14 @@ def strategies() -> str:
     return "".join(STRATEGY.format(name=path.stem) for path in sorted(files))
 
 
+def runtimes() -> str:
+    """Return the table of the matrix's runtimes."""
+    from fusion_onnx.verification import backends
+
+    rows = [f"| `{name}` | {backends.get(name).title} | `{backends.get(name).install}` |" for name in backends.names()]
+    return "\n".join(["| runtime | | comes with |", "|---|---|---|", *rows])
+
+
 def commands() -> str:
     """Return what the command line says of itself, command by command."""
     command = [sys.executable, "-m", "typer", "fusion_onnx.cli", "utils", "docs", "--name", "fusion-onnx"]
@@ -70,7 +82,7 @@ def commands() -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the README, the changelog, and each file that a page links to, and so on from those that are pages."""
+    """Add the pages from outside docs/, and each file that a page links to, and so on from those that are pages."""
     for path, uri in PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
     pages = [Path(str(page.abs_src_path)) for page in files.documentation_pages()]
@@ -94,6 +106,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     parts = {
         "<!-- names -->": lambda: names(config.nav),
         "<!-- each strategy -->": strategies,
+        "<!-- runtimes -->": runtimes,
         "<!-- commands -->": commands,
     }
     for mark, part in parts.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("fusion_onnx", "exporters", "tests", "models", "benchmarks", "docs")
-FILES = ("pyproject.toml", "README.md")
+FILES = ("pyproject.toml", "README.md", "CONTRIBUTING.md")
 
 
 @dataclass(frozen=True)

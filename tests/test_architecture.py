@@ -1,6 +1,7 @@
 """The design, held: one strategy is one file, importing is light, names and bits in their places."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -8,34 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import fusion_onnx
+from models import digits
 
 ROOT = Path(__file__).parent.parent
-STRATEGY = '''
-"""Midrange: y = (max x_i + min x_i) / 2, entry by entry."""
-
-import numpy as np
-import torch
-
-from fusion_onnx.fusions._entrywise import EntrywiseFusion, chain
-
-
-class MidrangeFusion(EntrywiseFusion):
-    """The middle of the range of k tensors (..., n) of one shape; n = n_1, l = 0."""
-
-    formula = "(max x_i + min x_i) / 2"
-
-    def fuse(self, xs, w, *buffers):
-        return (chain(xs, torch.maximum) + chain(xs, torch.minimum)) / 2
-
-    def reference(self, xs, w):
-        return np.sort(np.stack(xs), axis=0)[[0, -1]].mean(0)
-
-    def decompose(self, op, xs, w, *buffers):
-        return op.Div(op.Add(chain(xs, op.Max), chain(xs, op.Min)), op.constant(2))
-'''
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+RUFF = Path(sys.executable).parent / "ruff"
+SAMPLES = dict(re.findall(r"^```python\n# (\w+/\S+\.py)\n(.*?)^```", CONTRIBUTING, re.M | re.S))
+"""The files that CONTRIBUTING.md adds, by where it puts them."""
+(FORM,) = re.findall(r"^```python\n(    @form.*?)^```", CONTRIBUTING, re.M | re.S)
+"""The method that it adds to its strategy."""
+STRATEGY = "fusion_onnx/fusions/midrange.py"
+COMMAND = "fusion_onnx/cli/nodes.py"
 
 
 SCALED = '''
@@ -73,12 +62,14 @@ class ScaledMidrangeFusion(EntrywiseFusion):
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of the repository with two strategies more, a file each; one is trained, neither states a bound."""
+    """A copy of the repository with CONTRIBUTING.md's samples, but its command, and a trained strategy."""
     root = tmp_path_factory.mktemp("extended") / "copy"
     ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "dist")
     shutil.copytree(ROOT, root, ignore=ignore)
-    for name, text in {"midrange": STRATEGY, "scaled_midrange": SCALED}.items():
-        (root / "fusion_onnx" / "fusions" / f"{name}.py").write_text(text)
+    files = {**SAMPLES, STRATEGY: f"{SAMPLES[STRATEGY]}\n{FORM}", "fusion_onnx/fusions/scaled_midrange.py": SCALED}
+    for name, text in files.items():
+        if name != COMMAND:
+            (root / name).write_text(text, encoding="utf-8")
     python(root, "from tests import readme; readme.README.write_text(readme.generated(readme.README.read_text()))")
     return root
 
@@ -112,7 +103,7 @@ def test_adding_a_strategy_touches_one_file(extended):
         "assert f.fusions.midrange.MidrangeFusion is f.fusions.MidrangeFusion is f.get('midrange');"
         "print(torch.ops.fusion_onnx.midrange.default, f.export(m, (xs,)).model.graph.node[0].op_type)",
     )
-    assert said == "fusion_onnx.midrange.default midrange_k3"
+    assert said == "fusion_onnx.midrange.default midrange_variadic_k3"  # the cheaper of its two forms
 
 
 def test_the_command_line_lists_it(extended):
@@ -120,37 +111,65 @@ def test_the_command_line_lists_it(extended):
     assert '"midrange"' in said
 
 
-COMMAND = """
-from fusion_onnx.cli.app import Json, command, show
-
-
-@command()
-def greet(name: str, as_json: Json = False) -> None:
-    \"\"\"Greet somebody by [bold]name[/].\"\"\"
-    if name == "nobody":
-        raise ValueError("nobody is there.")
-    show(as_json, {"name": name}, [f"Hello, {name}!"])
-"""
+def called(root, *arguments):
+    line = [sys.executable, "-m", "fusion_onnx", *map(str, arguments)]
+    return subprocess.run(line, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
 
 
 def test_adding_a_command_touches_one_file_and_lists_it_last(extended):
-    def called(*arguments):
-        line = [sys.executable, "-m", "fusion_onnx", *arguments]
-        return subprocess.run(
-            line, cwd=extended, env=environment(extended), capture_output=True, text=True, check=False
-        )
-
     def commands():
-        return re.findall(r"^│ (\w+) +\w", called("--help").stdout.partition("Commands")[2], re.MULTILINE)
+        return re.findall(r"^│ (\w+) +\w", called(extended, "--help").stdout.partition("Commands")[2], re.MULTILINE)
 
-    before = commands()
-    (extended / "fusion_onnx" / "cli" / "example.py").write_text(COMMAND)
-    assert before == ["list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor", "deploy"]
-    assert commands() == [*before, "greet"]
-    assert called("greet", "world").stdout == "Hello, world!\n"
-    assert called("greet", "world", "--json").stdout == '{\n  "name": "world"\n}\n'
-    refused = called("greet", "nobody")
-    assert (refused.returncode, refused.stderr) == (2, "error: nobody is there.\n")
+    before, placed = commands(), ["list", "export", "run", "verify", "matrix", "inspect", "tune", "bench", "doctor"]
+    (extended / COMMAND).write_text(SAMPLES[COMMAND], encoding="utf-8")
+    assert before[: len(placed)] == commands()[: len(placed)] == placed
+    assert [name for name in commands() if name not in before] == ["nodes"]
+    assert called(extended, "nodes", "models/digits.onnx").stdout.splitlines()[0] == "Concat × 1"
+    assert json.loads(called(extended, "nodes", "models/digits.onnx", "--json").stdout)["Concat"] == 1
+    refused = called(extended, "nodes", "README.md")
+    assert refused.returncode == 2
+    assert re.fullmatch("error: .*README.md.*\n", refused.stderr)
+
+
+def test_adding_a_target_touches_one_file(extended, tmp_path):
+    source, path = extended / "models" / "digits.onnx", tmp_path / "digits.onnx"
+    assert called(extended, "deploy", "plain_onnx", source, "-o", path).stdout == f"wrote {path}\n"
+    assert onnx.load(source).functions
+    assert not onnx.load(path).functions
+    inputs = [x.numpy() for x in digits.example_inputs()]
+    results = [fusion_onnx.Session(file, "cpu").run(*inputs)[0] for file in (source, path)]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    assert called(extended, "deploy", "plain_onnx", source, "-o", path).returncode == 2  # it is there already
+
+
+def test_adding_a_runtime_touches_one_file(extended):
+    said = python(
+        extended,
+        "from fusion_onnx.testing.matrix import matrix;"
+        "table = matrix(['midrange', 'sum'], ['onnxruntime_unoptimized'], cases=1);"
+        "print(table.passed, [(cell.runtime, cell.verdict, cell.compared > 9) for cell in table.cells])",
+    )
+    assert said == f"True {[('onnxruntime_unoptimized', 'equal', True)] * 2}"
+
+
+def test_adding_a_form_touches_one_method(extended):
+    said = python(
+        extended,
+        "import torch, fusion_onnx as f; m = f.create('midrange', dims=[4] * 3);"
+        "xs = [torch.randn(3, 4) for _ in 'abc'];"
+        "result = f.export(m, (xs,), form='variadic');"
+        "body = [node.op_type for node in result.model.functions[0].node];"
+        "print(list(m.forms()), result.model.graph.node[0].op_type, body)",
+    )
+    assert said == "['chain', 'variadic'] midrange_variadic_k3 ['Max', 'Min', 'Add', 'Constant', 'Div']"
+
+
+def test_the_samples_are_in_the_house_s_style(extended):
+    files = [extended / name for name in SAMPLES]
+    (extended / COMMAND).write_text(SAMPLES[COMMAND], encoding="utf-8")
+    for rule in (["check"], ["format", "--check"]):
+        done = subprocess.run([RUFF, *rule, *files], cwd=extended, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_the_table_bounds_benchmark_and_matrix_have_it(extended):

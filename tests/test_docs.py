@@ -14,6 +14,7 @@ from typer.main import get_command
 
 import fusion_onnx
 from fusion_onnx import cli
+from fusion_onnx.verification import backends
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +48,15 @@ def test_links_between_files_are_links_between_pages(hooks, source, uri, link, e
     page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / source), src_uri=uri))
     config = SimpleNamespace(nav=[])
     assert hooks.on_page_markdown(f"See [it]({link}).", page=page, config=config) == f"See [it]({expected})."
+
+
+def test_the_page_on_verification_lists_every_runtime(hooks):
+    text = (ROOT / "docs" / "verification.md").read_text("utf-8")
+    page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(ROOT / "docs/verification.md"), src_uri="x.md"))
+    shown = hooks.on_page_markdown(text, page=page, config=SimpleNamespace(nav=[]))
+    for name in backends.names():
+        assert f"| `{name}` | {backends.get(name).title} | `{backends.get(name).install}` |" in shown
+        assert f"`{name}`" not in text
 
 
 @pytest.mark.slow

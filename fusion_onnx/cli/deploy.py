@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from fusion_onnx.cli.app import ModelFile, Overwrite, command, out
+from fusion_onnx.cli.app import Json, ModelFile, Overwrite, command, show
 
 
 @command()
@@ -14,6 +15,7 @@ def deploy(
     model: ModelFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Write a model in the form in which a deployment target takes it.
 
@@ -21,5 +23,5 @@ def deploy(
     """
     from fusion_exporters import targets
 
-    for path in targets.deploy(target, model, output, overwrite=overwrite):
-        out.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    files = targets.deploy(target, model, output, overwrite=overwrite)
+    show(as_json, {"target": target, "files": list(map(str, files))}, [f"wrote {escape(str(file))}" for file in files])
