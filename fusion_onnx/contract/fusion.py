@@ -81,8 +81,9 @@ class Fusion(FusionBase):
     formula: ClassVar[str] = ""
     """One line of maths, for tables."""
     rule_n: ClassVar[str] = ""
+    """What n follows from, in words, for tables."""
     rule_l: ClassVar[str] = "0"
-    """What n and l follow from, in words, for tables."""
+    """What l follows from, likewise."""
 
     _op: ClassVar[Any] = None
     _fuse_as_written: ClassVar[Any] = None
