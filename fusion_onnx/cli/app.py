@@ -40,9 +40,7 @@ Provider = Annotated[
     list[str] | None,
     typer.Option("--provider", "-p", help="auto, cpu, cuda, or a provider's full name; repeat it for an order."),
 ]
-ModuleAddress = Annotated[
-    str, typer.Argument(metavar="MODULE", help="path/to/file.py:callable or package.module:callable")
-]
+ModuleAddress = Annotated[str, typer.Argument(help="path/to/file.py:callable or package.module:callable")]
 ModelFile = Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 Known = Annotated[

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @command(position=20)
 def export(
-    address: ModuleAddress,
+    module: ModuleAddress,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)],
     opset: Annotated[int, typer.Option(help="Of the standard operators, 18 to 26.")] = 18,
     inline: Annotated[str, typer.Option(help="none: a node for each fusion; all: standard operators only.")] = "none",
@@ -79,13 +79,13 @@ def export(
     """
     from fusion_exporters import VerificationError
 
-    module, inputs = load_module(address, **parsed_options(options or []))
+    network, inputs = load_module(module, **parsed_options(options or []))
     if weights is not None:
-        load_weights(module, weights)
-    notes = [] if weights else _notes_on(address, module)
+        load_weights(network, weights)
+    notes = [] if weights else _notes_on(module, network)
     try:
         result = fusion_onnx.export(
-            module,
+            network,
             inputs,
             output,
             dynamic=parsed_axes(dynamic) if dynamic else None if static else "batch",
@@ -111,10 +111,10 @@ def export(
     show(as_json, facts, _of_export(result, notes, size))
 
 
-def _notes_on(address: str, module: Any) -> list[str]:
+def _notes_on(module: str, network: Any) -> list[str]:
     """Say where a callable draws its weights each time it is built: the file is then the only copy of them."""
-    name = address.rpartition(":")[2]
-    random = type(module).__name__ == name and any(True for _ in module.parameters())
+    name = module.rpartition(":")[2]
+    random = type(network).__name__ == name and any(True for _ in network.parameters())
     text = f"{name} is a class, whose weights are drawn anew each time: a function may load trained ones."
     return [text] if random else []
 
@@ -143,7 +143,7 @@ def _of_verdict(verdict: "Verdict") -> Iterator[RenderableType]:
 
 @command(position=40)
 def verify(
-    address: ModuleAddress,
+    module: ModuleAddress,
     file: ModelFile,
     provider: Provider = None,
     battery: Annotated[
@@ -159,11 +159,11 @@ def verify(
     Example: [bold]fusion-onnx verify net.py:build net.onnx --battery --locate[/]
     """
     writable(html)
-    module, inputs = load_module(address)
-    verdict = fusion_onnx.verify(module, file, inputs, provider or "cpu", battery=battery, known=documented(known))
+    network, inputs = load_module(module)
+    verdict = fusion_onnx.verify(network, file, inputs, provider or "cpu", battery=battery, known=documented(known))
     location = None
     if locate and not verdict.passed:
-        location = fusion_onnx.locate(module, file, inputs, provider or "cpu", battery=battery)
+        location = fusion_onnx.locate(network, file, inputs, provider or "cpu", battery=battery)
     if html is not None:
         from fusion_onnx.verification.report import write_html
 
@@ -185,7 +185,7 @@ def _of_comparison(verdict: "Verdict", location: "Location | None", locate: bool
 
 @command(position=70)
 def tune(
-    address: ModuleAddress,
+    module: ModuleAddress,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write, which export --form reads.")
     ] = Path("fusion-forms.json"),
@@ -203,10 +203,10 @@ def tune(
     if output.suffix != ".json":
         raise ValueError(f"the file is JSON and its name ends so: {output}.json.")
     writable(output, overwrite=overwrite)
-    module, inputs = load_module(address)
+    network, inputs = load_module(module)
     if inputs is None:
-        raise ValueError(f"{address} gives no example inputs; the times depend on their sizes.")
-    tuning = measure(module, inputs, provider or "cpu", seconds=seconds, report=lambda name: err.print(f"{name} ..."))
+        raise ValueError(f"{module} gives no example inputs; the times depend on their sizes.")
+    tuning = measure(network, inputs, provider or "cpu", seconds=seconds, report=lambda name: err.print(f"{name} ..."))
     tuning.write(output, overwrite=overwrite)
     show(as_json, json.loads(output.read_text(encoding="utf-8")), _of_tuning(tuning, output))
 
