@@ -7,7 +7,6 @@ _EXTRA = {
     "onnx": "export",
     "onnx_ir": "export",
     "onnxscript": "export",
-    "openvino": "openvino",
 }
 
 

@@ -11,7 +11,12 @@ from fusion_onnx.cli.app import Json, ModelFile, Overwrite, command, show
 
 @command()
 def deploy(
-    target: Annotated[str, typer.Argument(help="where the model goes, such as openvino", show_default=False)],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="where the model goes, such as openvino; an unknown name lists all there are", show_default=False
+        ),
+    ],
     model: ModelFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     overwrite: Overwrite = False,

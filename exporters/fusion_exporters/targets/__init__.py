@@ -15,7 +15,7 @@ import onnx
 from fusion_exporters.errors import ExportError
 from fusion_exporters.targets._target import Target
 from fusion_onnx import folder
-from fusion_onnx.errors import explained, suggestion
+from fusion_onnx.errors import suggestion
 
 __all__ = ["Target", "deploy", "get", "names"]
 
@@ -53,7 +53,8 @@ def deploy(name: str, model: Any, path: str | os.PathLike[str], *, overwrite: bo
     try:
         return target.write(_loaded(model), Path(path), overwrite=overwrite)
     except ModuleNotFoundError as error:
-        raise explained(error, f"the target {name!r}") from error
+        way = f": {target.install}" if target.install else "."
+        raise ImportError(f"the target {name!r} needs {error.name}, which is not installed{way}") from error
 
 
 def _loaded(model: Any) -> onnx.ModelProto:

@@ -12,6 +12,8 @@ class Target(abc.ABC):
 
     title: ClassVar[str]
     """What a person calls it, such as "OpenVINO IR"."""
+    install: ClassVar[str] = ""
+    """The command that brings the library it needs, such as "pip install 'fusion-onnx[openvino]'"."""
 
     @abc.abstractmethod
     def write(self, model: onnx.ModelProto, path: Path, *, overwrite: bool) -> tuple[Path, ...]:

@@ -26,6 +26,7 @@ class OpenVINO(Target):
     """Intel's runtime, on its CPUs, GPUs and NPUs."""
 
     title = "OpenVINO IR"
+    install = "pip install 'fusion-onnx[openvino]'"
 
     def write(self, model: onnx.ModelProto, path: Path, *, overwrite: bool) -> tuple[Path, ...]:
         """Write `path`, which ends in .xml, and the .bin file beside it."""
