@@ -13,15 +13,36 @@ import numpy as np
 
 from . import _ort, _plugin
 from ._plugin import OPENVINO
-from ._wire import encode
+from ._wire import (
+    DIMENSION_DIM_VALUE,
+    GRAPH_INPUT,
+    GRAPH_NAME,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    MODEL_GRAPH,
+    MODEL_IR_VERSION,
+    MODEL_OPSET_IMPORT,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    OPERATOR_SET_ID_VERSION,
+    SHAPE_DIM,
+    TENSOR_TYPE_ELEM_TYPE,
+    TENSOR_TYPE_SHAPE,
+    TYPE_TENSOR_TYPE,
+    VALUE_INFO_NAME,
+    VALUE_INFO_TYPE,
+    encode,
+)
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _DRIVER_FIX = "install the NVIDIA driver; in a container, start it with the GPUs (docker run --gpus all)"
 _WHEEL_FIX = 'pip uninstall onnxruntime, then pip install "fusion-onnx[gpu]" (never both wheels)'
-TURNS = threading.RLock()
-"""Held by the thread that starts a provider, or makes a session or a graph for CUDA: a plug-in is registered once, and
-CUDA gives no memory to other threads while one records a graph."""
 _LIBRARY_FIX = 'pip install "fusion-onnx[gpu]", which brings the CUDA and cuDNN libraries'
+_FLOAT = 1  # ONNX's number of float32
+TURNS = threading.RLock()
+"""The lock of the thread that starts a provider, or makes a session or a graph for CUDA: a plug-in is registered once,
+and CUDA gives no memory to other threads while one records a graph."""
 
 
 class ProviderStatus(NamedTuple):
@@ -169,8 +190,12 @@ def _silence(ort: Any) -> Iterator[None]:
 
 def tiny_model() -> bytes:
     """The model ``y = x + x``, float32[1], IR 8, opset 13, written field by field."""
-    size_1 = encode(1, encode(1, 1))
-    tensor = encode(2, encode(1, encode(1, 1) + encode(2, size_1)))
-    node = encode(1, "x") + encode(1, "x") + encode(2, "y") + encode(4, "Add")
-    graph = encode(1, node) + encode(2, "g") + encode(11, encode(1, "x") + tensor) + encode(12, encode(1, "y") + tensor)
-    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 13))
+    shape = encode(SHAPE_DIM, encode(DIMENSION_DIM_VALUE, 1))
+    tensor = encode(TENSOR_TYPE_ELEM_TYPE, _FLOAT) + encode(TENSOR_TYPE_SHAPE, shape)
+    kind = encode(VALUE_INFO_TYPE, encode(TYPE_TENSOR_TYPE, tensor))
+    node = encode(NODE_INPUT, "x") * 2 + encode(NODE_OUTPUT, "y") + encode(NODE_OP_TYPE, "Add")
+    graph = encode(GRAPH_NODE, node) + encode(GRAPH_NAME, "g")
+    graph += encode(GRAPH_INPUT, encode(VALUE_INFO_NAME, "x") + kind)
+    graph += encode(GRAPH_OUTPUT, encode(VALUE_INFO_NAME, "y") + kind)
+    opset = encode(MODEL_OPSET_IMPORT, encode(OPERATOR_SET_ID_VERSION, 13))
+    return encode(MODEL_IR_VERSION, 8) + encode(MODEL_GRAPH, graph) + opset
