@@ -763,9 +763,9 @@ FAULTS = (
     ),
     Fault(
         "runtime: a kernel for minima gives maxima",
-        "fusion_onnx/runtime/fused/body.py",
-        '"Min": 2, "Max": 3',
-        '"Min": 3, "Max": 2',
+        "fusion_onnx/runtime/fused/instructions.py",
+        '"Min": MINIMUM, "Max": MAXIMUM',
+        '"Min": MAXIMUM, "Max": MINIMUM',
         "test_fused",
         "every_form and min",
     ),
