@@ -48,17 +48,17 @@ def test_the_least_recently_used_is_dropped():
         of(instances, n, at_once=True)
     of(instances, 1)
     of(instances, 3, at_once=True)
-    assert instances.held == [{"batch": 1}, {"batch": 3}]
+    assert instances.sizes == [{"batch": 1}, {"batch": 3}]
     assert of(instances, 2) == {"batch": 2}  # seen before, so it is made again
-    assert instances.held == [{"batch": 3}, {"batch": 2}]
+    assert instances.sizes == [{"batch": 3}, {"batch": 2}]
 
 
 def test_what_is_remembered_of_sizes_is_bounded():
     instances = Instances("any", Asked(), 2)
     for n in range(1000):
         assert of(instances, n + 1) == "any"
-    assert len(instances._seen) <= 256
-    assert instances.held == []
+    assert len(instances._counts) <= 256
+    assert instances.sizes == []
 
 
 def test_sizes_that_cannot_be_planned_are_left_to_the_dynamic_session():
@@ -113,7 +113,7 @@ def test_a_session_with_instances_gives_the_same_numbers(linear):
     for rows in (1, 2, 0, 5, 2, 5, 2, 1, 0, 1):
         xs = inputs(without, rows, rows)
         assert np.array_equal(with_them.run(xs)[0], without.run(xs)[0])
-    assert with_them._instances.held == [{"batch": 2}, {"batch": 1}]
+    assert with_them._instances.sizes == [{"batch": 2}, {"batch": 1}]
     made = with_them._instances.of((("batch", 2),))
     assert made.get_inputs()[0].shape[0] == 2
     assert with_them.inputs[0].shape[0] == "batch"
@@ -123,11 +123,11 @@ def test_a_bound_call_has_an_instance_at_once(linear):
     session = Session(linear, "cpu", static_shapes=1)
     xs = inputs(session, 6)
     call = session.bind(*xs)
-    assert session._instances.held == [{"batch": 6}]
+    assert session._instances.sizes == [{"batch": 6}]
     xs[0][:] = 3
     assert np.array_equal(call()[0], Session(linear, "cpu").run(xs)[0])
     session.bind(*inputs(session, 7))
-    assert session._instances.held == [{"batch": 7}]
+    assert session._instances.sizes == [{"batch": 7}]
     assert np.array_equal(call()[0], Session(linear, "cpu").run(xs)[0])  # it keeps the one that it was bound to
 
 
@@ -138,7 +138,7 @@ def test_many_threads(linear):
     with ThreadPoolExecutor(8) as pool:
         for got, want in zip(pool.map(lambda xs: session.run(xs)[0], cases), wanted, strict=True):
             assert np.array_equal(got, want)
-    assert len(session._instances.held) <= 2
+    assert len(session._instances.sizes) <= 2
 
 
 def test_wrong_shapes_are_refused_before_an_instance_is_made(linear):
@@ -147,7 +147,7 @@ def test_wrong_shapes_are_refused_before_an_instance_is_made(linear):
     for _ in range(3):
         with pytest.raises(InputError):
             session.run([xs[0], xs[1][:2], *xs[2:]])
-    assert session._instances.held == []
+    assert session._instances.sizes == []
 
 
 def test_arguments_that_cannot_be(linear):

@@ -238,7 +238,7 @@ def test_every_session_of_a_session_spins_or_not_as_it_does():
     session = Session(fusion_model(), "cpu", spin=False, static_shapes=1)
     session.run(X1, X2)
     session.run(X1, X2)
-    (instance,) = session._instances._made.values()
+    (instance,) = session._instances._sessions.values()
     assert entry(SimpleNamespace(_ort_session=instance)) == "1"
     session = Session(fusion_model(), "cpu", spin=False)
     if session.fused:
