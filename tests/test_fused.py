@@ -304,13 +304,15 @@ def enumerators(source):
     return constants
 
 
-def test_python_and_c_have_the_same_opcodes():
+def test_python_and_c_have_the_same_constants():
     constants = enumerators("entrywise.h")
     assert constants.pop("OPERAND_KIND") == 7 << 20  # a mask, which only C needs
     of_python = vars(importlib.import_module("fusion_onnx.runtime.fused.instructions"))  # not the function
     assert {name: of_python.get(name) for name in constants} == constants
     public = {name for name in of_python if name.isupper() and name[0] != "_" and isinstance(of_python[name], int)}
     assert public == constants.keys()
+    (refusal,) = re.findall(r'#define REFUSAL "(.*)"', (SOURCES / "operator.c").read_text())
+    assert refusal == fused.REFUSAL
     elements = enumerators("operator.c")
     assert [elements[name] for name in ("FLOAT", "HALF", "DOUBLE")] == [*fused_body._UNPACK]
 

@@ -101,7 +101,7 @@ def test_diagnose_starts_each_provider():
     statuses = {status.name: status for status in diagnose()}
     ort = _ort.load()
     held = {*ort.get_available_providers()} & {*ort.get_all_providers()}  # a plug-in adds names of its devices
-    assert set(statuses) == {*held, *([OPENVINO] if _plugin.installed() else [])}
+    assert set(statuses) == {*held, *([OPENVINO] if _plugin.is_installed() else [])}
     assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
     for status in statuses.values():
         assert status.starts != bool(status.reason and status.fix)
@@ -164,7 +164,7 @@ def test_a_plug_in_that_is_registered_is_one_still(monkeypatch):
             get_ep_devices=lambda devices=devices: [SimpleNamespace(ep_name=name) for name in devices],
         )
         assert _providers.plan(ort, ["openvino", "cpu"]).plugin is plugin
-        assert _plugin.listed(ort) == [name for name in listed if "AUTO" not in name]
+        assert _plugin.provider_names(ort) == [name for name in listed if "AUTO" not in name]
 
 
 def test_diagnose_is_quiet():
@@ -269,9 +269,9 @@ def test_half_an_onnxruntime_is_named(monkeypatch):
 
 def test_auto_takes_openvino_where_it_starts_and_cuda_does_not(monkeypatch):
     monkeypatch.setattr(_providers, "probe", lambda name: ProviderStatus(name, "", name == OPENVINO))
-    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
     assert _providers.auto_providers() == [OPENVINO, CPU]
-    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
     assert _providers.auto_providers() == [CPU]
     starts_all(monkeypatch)
     assert _providers.auto_providers() == [CUDA, CPU]
@@ -329,10 +329,10 @@ def test_a_plug_in_is_given_by_its_devices(monkeypatch):
 
 def test_why_the_plug_in_of_openvino_does_not_start(monkeypatch):
     fresh = _probe.probe.__wrapped__
-    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
     status = fresh(OPENVINO)
     assert (status.reason, status.fix) == ("its plug-in is not installed", 'pip install "fusion-onnx[openvino]"')
-    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
     monkeypatch.setattr(_plugin, "devices", lambda ort: [])
     assert "offers no CPU" in fresh(OPENVINO).reason
 

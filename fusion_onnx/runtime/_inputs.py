@@ -19,7 +19,7 @@ _DLPACK_HOST = (1, 3)  # kDLCPU and kDLCUDAHost
 
 
 def arrange(infos: Sequence[TensorInfo], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Put inputs given by position and by name into the model's order.
+    """Put inputs by position and by name into the model's order.
 
     One list or tuple as the only positional argument is the inputs; one mapping is inputs by name.
 

@@ -18,7 +18,7 @@ _MOST_COUNTS = 256
 
 
 def sizes_of(infos: Sequence[TensorInfo], shapes: Sequence[Any]) -> Sizes:
-    """Return the sizes of the named axes, by name; none where an axis is empty or a shape is not known."""
+    """Return the sizes of the named axes, by name; () where an axis is empty or a shape is unknown."""
     sizes: dict[str, int] = {}
     for info, shape in zip(infos, shapes, strict=True):
         if info.shape is None or shape is None:
@@ -60,7 +60,7 @@ class Instances:
         try:
             session = self._make(dict(sizes))
         except SessionError:
-            pass  # what cannot be planned for these sizes is left to the session that takes any
+            pass  # the session for any sizes takes what has no plan for these
         finally:
             with self._lock:
                 self._in_progress.discard(sizes)

@@ -68,7 +68,7 @@ class Watch:
 
 
 def _owners(value: Any) -> Iterator[Any]:
-    """Yield what has to live for the memory to stay where it is, whatever its owners are asked to do.
+    """Yield what has to live for the memory to stay where it is, whatever callers do with its owners.
 
     A weak reference makes numpy refuse `resize(refcheck=False)`; a memoryview makes a mapping or shared memory refuse
     to close, which `np.ndarray(buffer=...)` does not; an alias keeps a tensor's storage.

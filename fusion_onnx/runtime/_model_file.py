@@ -103,11 +103,11 @@ class ModelHeader(NamedTuple):
 
 
 def read_header(model: str | os.PathLike[str] | bytes) -> ModelHeader:
-    """Read the header of a model, given as a path or as the file's bytes.
+    """Read the header of a model, from its path or the file's bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        SessionError: it is not an ONNX model, with what was seen instead.
+        SessionError: it is not an ONNX model; the message says what it seems to be.
     """
     with opened(model) as (buffer, path):
         return _parse(buffer, path)

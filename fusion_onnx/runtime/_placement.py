@@ -12,7 +12,7 @@ _OF_SHAPES = frozenset(
     ("Add", "Sub", "Mul", "Div", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Cast", "Expand")
 )
 """CUDA has kernels of these for every type, so one that is on the CPU computes a shape: ONNX Runtime keeps what follows
-a Shape there, since its numbers are needed there, to launch kernels."""
+a Shape there, since it launches kernels by these numbers."""
 
 
 class NodePlacement(NamedTuple):
@@ -43,7 +43,11 @@ def placement(session: Any, functions: Iterable[tuple[str, str]]) -> list[NodePl
 
 
 def check_all_on_cuda(session: Any, where: str) -> None:
-    """Raise SessionError where the CPU has got a node of a session for CUDA alone, arithmetic on shapes aside."""
+    """Check that in a session for CUDA alone the CPU has no node but the arithmetic on shapes.
+
+    Raises:
+        SessionError: it has one.
+    """
     nodes = placement(session, ())
     op_types = sorted({node.op_type for node in nodes if node.provider == CPU and node.op_type not in _OF_SHAPES})
     if op_types:
@@ -61,7 +65,7 @@ def _fusion_of(node: Any, longest_first: list[tuple[str, str]]) -> str | None:
     if (node.domain, node.op_type) in longest_first:
         return str(node.op_type)
     for _, name in longest_first:
-        # an optimiser may put words in front of the name, so it is looked for, not expected at the start
+        # not at the start: an optimiser may put words in front of the name
         if f"{_INLINED}{name}_" in node.name:
             return name
     return None

@@ -14,18 +14,18 @@ _PACKAGE = "onnxruntime_ep_openvino"
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Return whether the package with the library is there."""
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
-def needed(ort: Any) -> bool:
-    """Return whether OpenVINO is a plug-in here; ONNX Runtime lists one that is registered among its own providers."""
+def is_plugin(ort: Any) -> bool:
+    """Return whether OpenVINO is a plug-in here: ONNX Runtime lists a registered plug-in among its own providers."""
     return OPENVINO not in ort.get_available_providers() or any(d.ep_name == OPENVINO for d in ort.get_ep_devices())
 
 
-def listed(ort: Any) -> list[str]:
-    """Return the providers that ONNX Runtime has, without those names that a plug-in's devices have beside its own."""
+def provider_names(ort: Any) -> list[str]:
+    """Return the names of ONNX Runtime's providers, without those of a plug-in's devices."""
     names = ort.get_all_providers()
     return [name for name in ort.get_available_providers() if name in names]
 
@@ -37,7 +37,7 @@ def devices(ort: Any) -> list[Any]:
     Raises:
         Exception: ONNX Runtime's own, which share no base class, where the library does not load.
     """
-    if _vendor() not in ("", "GenuineIntel"):  # it would offer nothing: that is known without loading it
+    if _vendor() not in ("", "GenuineIntel"):  # it would offer nothing, so there is no need to load it
         return []
     plugin = importlib.import_module(_PACKAGE)
     if all(device.ep_name != OPENVINO for device in ort.get_ep_devices()):

@@ -61,8 +61,8 @@ def diagnose() -> list[ProviderStatus]:
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    names = _plugin.listed(_ort.load())
-    if OPENVINO not in names and _plugin.installed():
+    names = _plugin.provider_names(_ort.load())
+    if OPENVINO not in names and _plugin.is_installed():
         names.insert(names.index(CPU), OPENVINO)
     return [probe(name) for name in names]
 
@@ -87,8 +87,8 @@ def _start(name: str) -> ProviderStatus:
     ort = _ort.load()
     failure = functools.partial(ProviderStatus, name, alias_of(name), False)
     plugin_devices: list[Any] = []
-    if name == OPENVINO and _plugin.needed(ort):
-        if not _plugin.installed():
+    if name == OPENVINO and _plugin.is_plugin(ort):
+        if not _plugin.is_installed():
             return failure("its plug-in is not installed", _plugin.INSTALL)
         try:
             plugin_devices = _plugin.devices(ort)

@@ -38,7 +38,7 @@ def auto_providers() -> list[str]:
     """Return what "auto" means here: CUDA if it starts, else OpenVINO if it is installed and starts; then the CPU."""
     if probe(CUDA).starts:
         return [CUDA, CPU]
-    return [OPENVINO, CPU] if _plugin.installed() and probe(OPENVINO).starts else [CPU]
+    return [OPENVINO, CPU] if _plugin.is_installed() and probe(OPENVINO).starts else [CPU]
 
 
 def plan(ort: Any, request: Providers, threads: int | None = None) -> Plan:
@@ -66,7 +66,7 @@ def plan(ort: Any, request: Providers, threads: int | None = None) -> Plan:
             raise SessionError(f"provider {name}: {error}") from None
     for name in providers:
         _require(name)
-    plugin = OPENVINO in providers and _plugin.needed(ort)
+    plugin = OPENVINO in providers and _plugin.is_plugin(ort)
     if plugin and list(providers) not in ([OPENVINO], [OPENVINO, CPU]):
         raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*providers]}")
     return Plan(list(providers.items()), strict=CPU not in providers, plugin=plugin)
@@ -100,7 +100,7 @@ def _full_name(ort: Any, alias: str) -> str:
     candidates = [*names, *names.values(), "auto"]
     matches = ["cuda"] if alias.lower() == "gpu" else difflib.get_close_matches(alias, candidates, 1)
     hint = f"; did you mean {matches[0]!r}" if matches else ""
-    aliases = [alias_of(name) for name in _plugin.listed(ort)]
+    aliases = [alias_of(name) for name in _plugin.provider_names(ort)]
     raise SessionError(
         f"provider {alias!r} is not known{hint}. The installed onnxruntime holds: {', '.join(aliases)} (or 'auto')"
     )

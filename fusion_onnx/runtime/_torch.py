@@ -31,7 +31,7 @@ def as_array(tensor: Any) -> "np.ndarray[Any, Any] | None":
 
 
 def plain(tensor: Any) -> Any:
-    """Return the tensor as plain memory: detached, strided, contiguous, conjugation and negation done; a view if it can be.
+    """Return the tensor as plain memory, a view if possible: detached, strided, contiguous, conj and neg resolved.
 
     Raises:
         TypeError: the tensor is sparse, or has no memory (the meta device).
@@ -74,7 +74,7 @@ def from_arrays(outputs: Sequence[Any]) -> list[Any]:
 def run_bound(ort: Any, session: Any, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
     """Run on tensors where they lie, and leave the results there: on the GPU of the inputs, else on the CPU.
 
-    The binding is made for this call: one that threads share crashes. The tensors in ``feeds`` live until the end.
+    Each call makes a binding: one that threads share crashes. The tensors in ``feeds`` live until the end.
 
     Raises:
         InputError: the tensors lie on several devices, or on one that ONNX Runtime cannot read.

@@ -66,7 +66,7 @@ class Message:
         self.begin = begin
 
     def fields(self) -> Iterator[tuple[int, "int | Message"]]:
-        """Yield (field number, value): an int for a varint, a Message for bytes; fixed-size values are left out.
+        """Yield (field number, value): an int for a varint, a Message for bytes; without fixed-size values.
 
         Every step moves forward, so this ends on any input.
 
