@@ -423,7 +423,7 @@ def test_shapes_that_a_kernel_is_not_for_are_left_to_the_body(nodes, kinds, shap
     feeds = [np.random.default_rng(0).standard_normal(shape).astype("f4") for shape in shapes]
     (expected,) = Session(model, "cpu", fuse=False).run(*feeds)
     session = Session(model, "cpu")
-    for call in (session.run, session.run, lambda *given: session.bind(*given)()):
+    for call in (session.run, session.run, lambda *xs: session.bind(*xs)()):
         (y,) = call(*feeds)
         assert y.shape == expected.shape
         np.testing.assert_array_equal(y, expected)
@@ -485,21 +485,21 @@ def test_thousands_of_constants_on_a_small_stack():
     nodes = [one for i in range(1500) for one in (constant(i + 0.5, f"c{i}"),)]
     nodes.append(node("Sum", " ".join(["x1", *(f"c{i}" for i in range(1500))]), "y"))
     session = Session(body(nodes, ["x1"]), "cpu", fuse=True, threads=1)
-    got = []
+    results = []
     size = threading.stack_size(128 << 10)
     try:
-        thread = threading.Thread(target=lambda: got.append(session.run(np.zeros((1, 6), "f4"))[0]))
+        thread = threading.Thread(target=lambda: results.append(session.run(np.zeros((1, 6), "f4"))[0]))
         thread.start()
         thread.join()
     finally:
         threading.stack_size(size)
-    assert (got[0] == sum(i + 0.5 for i in range(1500))).all()
+    assert (results[0] == sum(i + 0.5 for i in range(1500))).all()
 
 
 def test_calls_that_leave_inputs_out_are_refused():
-    for given in (["x1", ""], ["x1"], ["", "x2"]):
+    for actual in (["x1", ""], ["x1"], ["", "x2"]):
         model = body([node("Add", "x1 x2", "y")], ["x1", "x2"])
-        model.graph.node[0].input[:] = given
+        model.graph.node[0].input[:] = actual
         with pytest.raises(SessionError):
             Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
 
@@ -595,19 +595,19 @@ def test_threads_that_bring_shapes_without_a_kernel_at_once():
     x, row = np.ones((4, 6), np.float32), np.ones((1, 6), np.float32)
     for _ in range(20):
         session, together = Session(model, "cpu", threads=1), threading.Barrier(8)
-        found = []
+        results = []
 
-        def one(session=session, together=together, found=found):
+        def one(session=session, together=together, results=results):
             together.wait()
             try:
-                found.append(session.run(x, row)[0].sum())
+                results.append(session.run(x, row)[0].sum())
             except SessionError as error:
-                found.append(error)
+                results.append(error)
 
         threads = [threading.Thread(target=one) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == [48.0] * 8
+        assert results == [48.0] * 8
         assert session.fused == ()
