@@ -607,7 +607,7 @@ FAULTS = (
     Fault(
         "runtime: sizes that disagree pass",
         "fusion_onnx/runtime/_inputs.py",
-        "if isinstance(wanted, str) and first.setdefault(wanted, (size, info.name))[0] != size:",
+        "if isinstance(expected, str) and sizes.setdefault(expected, (size, info.name))[0] != size:",
         "if False:",
         "test_runtime_session test_runtime_bound",
     ),
@@ -621,7 +621,7 @@ FAULTS = (
     Fault(
         "runtime: a bound call reads a copy",
         "fusion_onnx/runtime/_bound.py",
-        "    if not same:\n        raise InputError(",
+        "    if not is_same:\n        raise InputError(",
         "    if False:\n        raise InputError(",
         "test_runtime_bound",
         "refused",
@@ -637,8 +637,8 @@ FAULTS = (
     Fault(
         "runtime: one array for two outputs",
         "fusion_onnx/runtime/_bound.py",
-        "(*inputs, *outputs[:i])",
-        "inputs",
+        "(*sources, *outputs[:i])",
+        "sources",
         "test_runtime_bound",
         "share_memory",
     ),
@@ -669,7 +669,7 @@ FAULTS = (
     Fault(
         "runtime: CUDA, a bound call gives the first answer for ever",
         "fusion_onnx/runtime/_bound.py",
-        "if copies and i < len(read) and _on_host(value):",
+        "if copies and i < len(sources) and _on_host(value):",
         "if False:",
         "test_cuda_standin",
         "bindings",
@@ -763,9 +763,9 @@ FAULTS = (
     ),
     Fault(
         "runtime: a kernel for minima gives maxima",
-        "fusion_onnx/runtime/fused/body.py",
-        '"Min": 2, "Max": 3',
-        '"Min": 3, "Max": 2',
+        "fusion_onnx/runtime/fused/instructions.py",
+        '"Min": MINIMUM, "Max": MAXIMUM',
+        '"Min": MAXIMUM, "Max": MINIMUM',
         "test_fused",
         "every_form and min",
     ),

@@ -1,8 +1,12 @@
 """Fused kernels against ONNX Runtime's own operators on the same body: the same bits, whatever the body is."""
 
+import ctypes
+import importlib
 import itertools
+import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +17,7 @@ from onnx import TensorProto, helper
 import fusion_onnx
 from fusion_exporters.errors import ExportError
 from fusion_onnx.runtime import InputError, Session, SessionError, fused
+from fusion_onnx.runtime.fused import body as fused_body
 
 pytestmark = pytest.mark.skipif(bool(fused.why_not_fused()), reason=fused.why_not_fused())
 
@@ -246,23 +251,95 @@ def test_a_split_vector_gives_numbers_or_rows():
 
 
 UNFIT = {
-    "an operator that differs between libraries": [node("Exp", "x1", "a"), node("Add", "a x2", "y")],
-    "a reduction": [node("Add", "x1 x2", "a"), node("Softmax", "a", "y", axis=-1)],
-    "a matrix product": [node("Transpose", "x2", "a"), node("MatMul", "x1 a", "b"), node("MatMul", "b x2", "y")],
-    "a divisor that may be a zero of either sign": [node("Max", "x1 x2", "a"), node("Div", "x1 a", "y")],
-    "a number with axes": [
+    "there is no instruction for Exp": [node("Exp", "x1", "a"), node("Add", "a x2", "y")],
+    "there is no instruction for Softmax": [node("Add", "x1 x2", "a"), node("Softmax", "a", "y", axis=-1)],
+    "there is no instruction for Transpose": [
+        node("Transpose", "x2", "a"), node("MatMul", "x1 a", "b"), node("MatMul", "b x2", "y"),
+    ],
+    "Div by a Min or Max": [node("Max", "x1 x2", "a"), node("Div", "x1 a", "y")],
+    "a constant that is not one number": [
         helper.make_node("Constant", [], ["n"], value=onnx.numpy_helper.from_array(np.ones((1, 1, 1), "f4"))),
         node("Sum", "x1 x2 n", "y"),
     ],
-    "arithmetic on numbers alone": [constant(2.0, "n"), node("Mul", "n n", "m"), node("Sum", "x1 x2 m", "y")],
+    "Mul of numbers alone": [constant(2.0, "n"), node("Mul", "n n", "m"), node("Sum", "x1 x2 m", "y")],
+    "its body is malformed": [node("Add", "x1 nowhere", "y")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "nodes"), UNFIT.items(), ids=UNFIT)
+def test_other_bodies_are_left_to_onnx_runtime(reason, nodes):
+    model = body(nodes, ["x1", "x2"])
+    function = model.functions[0].SerializeToString()
+    assert not fused.has_kernel(function, ())
+    assert fused.why_no_kernel(function, ()).startswith(reason)
+    assert fused.programs(model.SerializeToString()) == ()
+    if "malformed" not in reason:  # ONNX Runtime refuses that, too
+        assert Session(model, "cpu").fused == ()
+        Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
+
+
+def test_a_body_with_a_kernel_has_no_reason_against_it():
+    model = body([node("Mul", "x1 gamma", "y")], ["x1", "gamma"], {"gamma": [6]})
+    function = model.functions[0].SerializeToString()
+    assert fused.why_no_kernel(function, [1]) == ""
+    assert "not every call gives a vector as gamma" in fused.why_no_kernel(function, [])
+
+
+SOURCES = Path(fused.PATH).parent
+
+
+def enumerators(source):
+    """The constants of the enums in a C source, by name."""
+    constants = {}
+    text = re.sub(r"/\*.*?\*/", "", (SOURCES / source).read_text(), flags=re.DOTALL)
+    for inside in re.findall(r"\benum\s*{([^}]*)}", text):
+        number = -1
+        for item in filter(None, map(str.strip, inside.split(","))):
+            name, _, expression = (part.strip() for part in item.partition("="))
+            shifted = re.fullmatch(r"(\d+) << (\d+)", expression)
+            number = (
+                number + 1 if not expression else int(expression) if not shifted else int(shifted[1]) << int(shifted[2])
+            )
+            constants[name] = number
+    return constants
+
+
+def test_python_and_c_have_the_same_constants():
+    constants = enumerators("entrywise.h")
+    assert constants.pop("OPERAND_KIND") == 7 << 20  # a mask, which only C needs
+    of_python = vars(importlib.import_module("fusion_onnx.runtime.fused.instructions"))  # not the function
+    assert {name: of_python.get(name) for name in constants} == constants
+    public = {name for name in of_python if name.isupper() and name[0] != "_" and isinstance(of_python[name], int)}
+    assert public == constants.keys()
+    (refusal,) = re.findall(r'#define REFUSAL "(.*)"', (SOURCES / "operator.c").read_text())
+    assert refusal == fused.REFUSAL
+    elements = enumerators("operator.c")
+    assert [elements[name] for name in ("FLOAT", "HALF", "DOUBLE")] == [*fused_body._UNPACK]
+
+
+C_TYPES = {
+    "int32_t": ctypes.c_int32,
+    "size_t": ctypes.c_size_t,
+    "const char *": ctypes.c_char_p,
+    "void *": ctypes.c_void_p,
+    "const int32_t *": ctypes.POINTER(ctypes.c_int32),
+    "const double *": ctypes.POINTER(ctypes.c_double),
+    "void *const *": ctypes.POINTER(ctypes.c_void_p),
 }
 
 
-@pytest.mark.parametrize("nodes", UNFIT.values(), ids=UNFIT)
-def test_other_bodies_are_left_to_onnx_runtime(nodes):
-    model = body(nodes, ["x1", "x2"])
-    assert Session(model, "cpu").fused == ()
-    Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
+@pytest.mark.parametrize(
+    ("source", "name", "structure"),
+    [("entrywise.h", "program", fused._CProgram), ("operator.c", "op_library", fused._OpLibrary)],
+)
+def test_python_and_c_have_the_same_structures(source, name, structure):
+    text = re.sub(r"/\*.*?\*/", "", (SOURCES / source).read_text(), flags=re.DOTALL)
+    (inside,) = re.findall(rf"typedef struct {{([^}}]*)}} {name};", text)
+    fields = []
+    for declaration in filter(None, map(str.strip, inside.split(";"))):
+        kind, first, others = re.fullmatch(r"(.*?)(\w+)((?:, \w+)*)", declaration).groups()
+        fields += [(field, C_TYPES[kind.strip()]) for field in (first, *others.split(", ")[1:])]
+    assert tuple(fields) == structure._fields_
 
 
 def test_a_vector_of_unknown_rank_and_float16_arithmetic_are_left_to_onnx_runtime():
@@ -346,7 +423,7 @@ def test_shapes_that_a_kernel_is_not_for_are_left_to_the_body(nodes, kinds, shap
     feeds = [np.random.default_rng(0).standard_normal(shape).astype("f4") for shape in shapes]
     (expected,) = Session(model, "cpu", fuse=False).run(*feeds)
     session = Session(model, "cpu")
-    for call in (session.run, session.run, lambda *given: session.bind(*given)()):
+    for call in (session.run, session.run, lambda *xs: session.bind(*xs)()):
         (y,) = call(*feeds)
         assert y.shape == expected.shape
         np.testing.assert_array_equal(y, expected)
@@ -408,21 +485,21 @@ def test_thousands_of_constants_on_a_small_stack():
     nodes = [one for i in range(1500) for one in (constant(i + 0.5, f"c{i}"),)]
     nodes.append(node("Sum", " ".join(["x1", *(f"c{i}" for i in range(1500))]), "y"))
     session = Session(body(nodes, ["x1"]), "cpu", fuse=True, threads=1)
-    got = []
+    results = []
     size = threading.stack_size(128 << 10)
     try:
-        thread = threading.Thread(target=lambda: got.append(session.run(np.zeros((1, 6), "f4"))[0]))
+        thread = threading.Thread(target=lambda: results.append(session.run(np.zeros((1, 6), "f4"))[0]))
         thread.start()
         thread.join()
     finally:
         threading.stack_size(size)
-    assert (got[0] == sum(i + 0.5 for i in range(1500))).all()
+    assert (results[0] == sum(i + 0.5 for i in range(1500))).all()
 
 
 def test_calls_that_leave_inputs_out_are_refused():
-    for given in (["x1", ""], ["x1"], ["", "x2"]):
+    for actual in (["x1", ""], ["x1"], ["", "x2"]):
         model = body([node("Add", "x1 x2", "y")], ["x1", "x2"])
-        model.graph.node[0].input[:] = given
+        model.graph.node[0].input[:] = actual
         with pytest.raises(SessionError):
             Session(model, "cpu").run(np.ones((2, 6), "f4"), np.ones((2, 6), "f4"))
 
@@ -518,19 +595,19 @@ def test_threads_that_bring_shapes_without_a_kernel_at_once():
     x, row = np.ones((4, 6), np.float32), np.ones((1, 6), np.float32)
     for _ in range(20):
         session, together = Session(model, "cpu", threads=1), threading.Barrier(8)
-        found = []
+        results = []
 
-        def one(session=session, together=together, found=found):
+        def one(session=session, together=together, results=results):
             together.wait()
             try:
-                found.append(session.run(x, row)[0].sum())
+                results.append(session.run(x, row)[0].sum())
             except SessionError as error:
-                found.append(error)
+                results.append(error)
 
         threads = [threading.Thread(target=one) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert found == [48.0] * 8
+        assert results == [48.0] * 8
         assert session.fused == ()

@@ -70,8 +70,8 @@ def test_the_model_of_pairs_computes_the_same(rows, which):
     pairs = pairwise(model)
     onnx.checker.check_model(onnx.load_from_string(pairs))
     rng = np.random.default_rng(0)
-    given = [*rng.standard_normal((2, rows, 3)).astype(np.float32), np.array(which)]
-    [y], [z] = ran(model, *given), ran(pairs, *given)
+    xs = [*rng.standard_normal((2, rows, 3)).astype(np.float32), np.array(which)]
+    [y], [z] = ran(model, *xs), ran(pairs, *xs)
     assert y.shape == z.shape == (rows, 3)
     np.testing.assert_array_equal(y, z)
 

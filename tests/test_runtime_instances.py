@@ -13,7 +13,7 @@ from fusion_onnx.runtime._instances import Graphs, Instances, sizes_of
 from fusion_onnx.runtime._types import TensorInfo
 
 
-class Asked:
+class Factory:
     """Counts what it makes; a session is its sizes."""
 
     def __init__(self, error=None):
@@ -32,41 +32,41 @@ def of(instances, n, **options):
 
 
 def test_an_instance_is_made_the_second_time():
-    made = Asked()
-    instances = Instances("any", made, 2)
+    factory = Factory()
+    instances = Instances("any", factory, 2)
     assert of(instances, 5) == "any"
     assert of(instances, 5) == {"batch": 5}
     assert of(instances, 5) == {"batch": 5}
-    assert made.sizes == [{"batch": 5}]
+    assert factory.sizes == [{"batch": 5}]
     assert of(instances, 7, at_once=True) == {"batch": 7}
 
 
 def test_the_least_recently_used_is_dropped():
-    made = Asked()
-    instances = Instances("any", made, 2)
+    factory = Factory()
+    instances = Instances("any", factory, 2)
     for n in (1, 2):
         of(instances, n, at_once=True)
     of(instances, 1)
     of(instances, 3, at_once=True)
-    assert instances.held == [{"batch": 1}, {"batch": 3}]
+    assert instances.sizes == [{"batch": 1}, {"batch": 3}]
     assert of(instances, 2) == {"batch": 2}  # seen before, so it is made again
-    assert instances.held == [{"batch": 3}, {"batch": 2}]
+    assert instances.sizes == [{"batch": 3}, {"batch": 2}]
 
 
 def test_what_is_remembered_of_sizes_is_bounded():
-    instances = Instances("any", Asked(), 2)
+    instances = Instances("any", Factory(), 2)
     for n in range(1000):
         assert of(instances, n + 1) == "any"
-    assert len(instances._seen) <= 256
-    assert instances.held == []
+    assert len(instances._counts) <= 256
+    assert instances.sizes == []
 
 
 def test_sizes_that_cannot_be_planned_are_left_to_the_dynamic_session():
-    made = Asked(SessionError("no"))
-    instances = Instances("any", made, 2)
+    factory = Factory(SessionError("no"))
+    instances = Instances("any", factory, 2)
     for _ in range(4):
         assert of(instances, 5, at_once=True) == "any"
-    assert len(made.sizes) == 1
+    assert len(factory.sizes) == 1
 
 
 def test_while_one_thread_makes_an_instance_the_others_do_not_wait():
@@ -113,9 +113,9 @@ def test_a_session_with_instances_gives_the_same_numbers(linear):
     for rows in (1, 2, 0, 5, 2, 5, 2, 1, 0, 1):
         xs = inputs(without, rows, rows)
         assert np.array_equal(with_them.run(xs)[0], without.run(xs)[0])
-    assert with_them._instances.held == [{"batch": 2}, {"batch": 1}]
-    made = with_them._instances.of((("batch", 2),))
-    assert made.get_inputs()[0].shape[0] == 2
+    assert with_them._instances.sizes == [{"batch": 2}, {"batch": 1}]
+    instance = with_them._instances.of((("batch", 2),))
+    assert instance.get_inputs()[0].shape[0] == 2
     assert with_them.inputs[0].shape[0] == "batch"
 
 
@@ -123,22 +123,22 @@ def test_a_bound_call_has_an_instance_at_once(linear):
     session = Session(linear, "cpu", static_shapes=1)
     xs = inputs(session, 6)
     call = session.bind(*xs)
-    assert session._instances.held == [{"batch": 6}]
+    assert session._instances.sizes == [{"batch": 6}]
     xs[0][:] = 3
     assert np.array_equal(call()[0], Session(linear, "cpu").run(xs)[0])
     session.bind(*inputs(session, 7))
-    assert session._instances.held == [{"batch": 7}]
+    assert session._instances.sizes == [{"batch": 7}]
     assert np.array_equal(call()[0], Session(linear, "cpu").run(xs)[0])  # it keeps the one that it was bound to
 
 
 def test_many_threads(linear):
     session, right = Session(linear, "cpu", static_shapes=2), Session(linear, "cpu")
     cases = [inputs(right, 1 + n % 5, n) for n in range(200)]
-    wanted = [right.run(xs)[0] for xs in cases]
+    expected = [right.run(xs)[0] for xs in cases]
     with ThreadPoolExecutor(8) as pool:
-        for got, want in zip(pool.map(lambda xs: session.run(xs)[0], cases), wanted, strict=True):
-            assert np.array_equal(got, want)
-    assert len(session._instances.held) <= 2
+        for y, right_y in zip(pool.map(lambda xs: session.run(xs)[0], cases), expected, strict=True):
+            assert np.array_equal(y, right_y)
+    assert len(session._instances.sizes) <= 2
 
 
 def test_wrong_shapes_are_refused_before_an_instance_is_made(linear):
@@ -147,7 +147,7 @@ def test_wrong_shapes_are_refused_before_an_instance_is_made(linear):
     for _ in range(3):
         with pytest.raises(InputError):
             session.run([xs[0], xs[1][:2], *xs[2:]])
-    assert session._instances.held == []
+    assert session._instances.sizes == []
 
 
 def test_arguments_that_cannot_be(linear):
@@ -176,8 +176,8 @@ def test_a_cuda_graph_gives_the_same_numbers(linear, cuda):
 
 
 def test_graphs_of_one_set_of_sizes_share_a_session_and_take_turns():
-    made = Asked()
-    graphs = Graphs(made, 2)
+    factory = Factory()
+    graphs = Graphs(factory, 2)
     first, second, other = (graphs.of((("batch", n),)) for n in (5, 5, 6))
     assert first[0] is second[0]
     assert first[1].lock is second[1].lock
@@ -185,4 +185,4 @@ def test_graphs_of_one_set_of_sizes_share_a_session_and_take_turns():
     assert len({first[2], second[2], other[2]}) == 3  # one graph each
     graphs.of((("batch", 7),))
     graphs.of((("batch", 5),))
-    assert [sizes["batch"] for sizes in made.sizes] == [5, 6, 7, 5]
+    assert [sizes["batch"] for sizes in factory.sizes] == [5, 6, 7, 5]

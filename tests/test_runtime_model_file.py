@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from fusion_onnx.runtime import Session, SessionError, TensorInfo, read_header
+from fusion_onnx.runtime import Session, SessionError, TensorInfo, _wire, read_header
 from fusion_onnx.runtime._probe import tiny_model
 from fusion_onnx.runtime._wire import Message, WireError, encode_varint
 
@@ -180,6 +180,38 @@ def test_a_field_ends_inside_its_message(inner, text):
     """The bytes after the message's end would complete the field, and must not."""
     with pytest.raises(WireError, match=text):
         list(Message(inner + bytes(20), 0, len(inner)).fields())
+
+
+MESSAGES = {
+    "MODEL": onnx.ModelProto,
+    "GRAPH": onnx.GraphProto,
+    "FUNCTION": onnx.FunctionProto,
+    "NODE": onnx.NodeProto,
+    "ATTRIBUTE": onnx.AttributeProto,
+    "TENSOR": onnx.TensorProto,
+    "SPARSE_TENSOR": onnx.SparseTensorProto,
+    "VALUE_INFO": onnx.ValueInfoProto,
+    "TYPE": onnx.TypeProto,
+    "TENSOR_TYPE": onnx.TypeProto.Tensor,
+    "SHAPE": onnx.TensorShapeProto,
+    "DIMENSION": onnx.TensorShapeProto.Dimension,
+    "OPERATOR_SET_ID": onnx.OperatorSetIdProto,
+    "STRING_STRING_ENTRY": onnx.StringStringEntryProto,
+}
+
+
+def test_the_numbers_of_the_fields_are_those_of_onnx():
+    expected = {
+        f"{prefix}_{field.name.upper()}": field.number
+        for prefix, message in MESSAGES.items()
+        for field in message.DESCRIPTOR.fields
+    }
+    wire_types = {"VARINT", "FIXED64", "BYTES", "FIXED32"}
+    numbers = {name: number for name, number in vars(_wire).items() if name.isupper() and name[0] != "_"}
+    assert len(numbers) > 50
+    assert {name: expected.get(name) for name in numbers.keys() - wire_types} == {
+        name: number for name, number in numbers.items() if name not in wire_types
+    }
 
 
 def test_wire_errors_do_not_leak():

@@ -23,9 +23,9 @@ def no_cuda():
         pytest.skip("CUDA starts here")
 
 
-@pytest.mark.parametrize("asked", ["cpu", "CPU", CPU, ["cpu"], [CPU], [("cpu", {})], (("cpu", {}),)])
-def test_the_cpu_by_each_of_its_names(asked):
-    session = Session(tiny_model(), asked)
+@pytest.mark.parametrize("providers", ["cpu", "CPU", CPU, ["cpu"], [CPU], [("cpu", {})], (("cpu", {}),)])
+def test_the_cpu_by_each_of_its_names(providers):
+    session = Session(tiny_model(), providers)
     assert session.providers == [CPU]
     assert session.run(X)[0] == 2
 
@@ -36,20 +36,20 @@ def test_auto_runs_here():
     assert session.run(X)[0] == 2
 
 
-@pytest.mark.parametrize("asked", ["cuda", ["cuda"], ["cuda", "cpu"], [("cuda", {"device_id": 0})], CUDA])
-def test_cuda_is_never_replaced_in_silence(no_cuda, asked, capfd):
+@pytest.mark.parametrize("providers", ["cuda", ["cuda"], ["cuda", "cpu"], [("cuda", {"device_id": 0})], CUDA])
+def test_cuda_is_never_replaced_in_silence(no_cuda, providers, capfd):
     with pytest.raises(SessionError, match=r"CUDAExecutionProvider cannot start here: .*To fix it: "):
-        Session(tiny_model(), asked)
+        Session(tiny_model(), providers)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    ("asked", "text"),
+    ("providers", "text"),
     [
         ("cudda", r"'cudda' is not known; did you mean 'cuda'\. The installed onnxruntime holds: .*cpu"),
         ("CUDAExecutionProvidr", "did you mean 'CUDAExecutionProvider'"),
         ("gpu", "'gpu' is not known"),
-        (["cpu", "cpu"], "asked for twice"),
+        (["cpu", "cpu"], "providers for twice"),
         (["auto", "cpu"], '"auto" stands alone'),
         ([], "providers is empty"),
         ([("cpu",)], "neither a name nor a pair"),
@@ -57,15 +57,15 @@ def test_cuda_is_never_replaced_in_silence(no_cuda, asked, capfd):
         ("qnn", "QNNExecutionProvider cannot start here: the installed onnxruntime.* was built without it"),
     ],
 )
-def test_a_wrong_provider_is_an_error(asked, text):
+def test_a_wrong_provider_is_an_error(providers, text):
     with pytest.raises(SessionError, match=text):
-        Session(tiny_model(), asked)
+        Session(tiny_model(), providers)
 
 
 def fake_ort(**changes):
-    known = [TENSORRT, CUDA, CPU]
+    names = [TENSORRT, CUDA, CPU]
     return SimpleNamespace(
-        **{"get_all_providers": lambda: known, "get_available_providers": lambda: known, **changes}, __name__="fake"
+        **{"get_all_providers": lambda: names, "get_available_providers": lambda: names, **changes}, __name__="fake"
     )
 
 
@@ -76,8 +76,8 @@ def starts_all(monkeypatch):
 def test_the_plan_where_cuda_starts(monkeypatch):
     starts_all(monkeypatch)
     auto, alone, both, user = (
-        _providers.plan(fake_ort(), asked)
-        for asked in ("auto", "cuda", ["cuda", "cpu"], [("cuda", {"use_tf32": 1, "device_id": 1})])
+        _providers.plan(fake_ort(), providers)
+        for providers in ("auto", "cuda", ["cuda", "cpu"], [("cuda", {"use_tf32": 1, "device_id": 1})])
     )
     assert auto == both
     assert both.names == [CUDA, CPU]
@@ -92,39 +92,39 @@ def test_a_session_that_lost_its_provider_is_an_error(monkeypatch):
     starts_all(monkeypatch)
     if _probe.probe(CUDA).starts or CUDA not in _ort.load().get_available_providers():
         pytest.skip("needs a wheel with CUDA on a machine without")
-    for asked in (["cuda", "cpu"], "cuda"):
+    for providers in (["cuda", "cpu"], "cuda"):
         with pytest.raises(SessionError, match="started the session without CUDAExecutionProvider"):
-            Session(tiny_model(), asked)
+            Session(tiny_model(), providers)
 
 
 def test_diagnose_starts_each_provider():
     statuses = {status.name: status for status in diagnose()}
     ort = _ort.load()
-    held = {*ort.get_available_providers()} & {*ort.get_all_providers()}  # a plug-in adds names of its devices
-    assert set(statuses) == {*held, *([OPENVINO] if _plugin.installed() else [])}
+    names = {*ort.get_available_providers()} & {*ort.get_all_providers()}  # a plug-in adds names of its devices
+    assert set(statuses) == {*names, *([OPENVINO] if _plugin.is_installed() else [])}
     assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
     for status in statuses.values():
         assert status.starts != bool(status.reason and status.fix)
     assert available_providers() == [name for name, status in statuses.items() if status.starts]
 
 
-@pytest.mark.parametrize("asked", ["auto", "openvino"])
-def test_threads_may_be_the_first_at_once(asked):
+@pytest.mark.parametrize("providers", ["auto", "openvino"])
+def test_threads_may_be_the_first_at_once(providers):
     """They import ONNX Runtime and register the plug-in while others wait for both."""
-    if asked == "openvino" and not _probe.probe(OPENVINO).starts:
+    if providers == "openvino" and not _probe.probe(OPENVINO).starts:
         pytest.skip("OpenVINO does not start here")
     code = f"""if True:
         import threading
         from fusion_onnx.runtime import Session
         from fusion_onnx.runtime._probe import tiny_model
-        gate, providers = threading.Barrier(8), []
+        gate, results = threading.Barrier(8), []
         def work():
             gate.wait()
-            providers.append(tuple(Session(tiny_model(), {asked!r}).providers))
+            results.append(tuple(Session(tiny_model(), {providers!r}).providers))
         threads = [threading.Thread(target=work) for _ in range(8)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-        assert len(providers) == 8 and len(set(providers)) == 1, providers
+        assert len(results) == 8 and len(set(results)) == 1, results
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -152,19 +152,19 @@ def test_providers_are_started_one_after_the_other(monkeypatch):
 def test_a_plug_in_that_is_registered_is_one_still(monkeypatch):
     """ONNX Runtime then lists it among its own providers; named there, it would be dropped without a word."""
     starts_all(monkeypatch)
-    known = [OPENVINO, CUDA, CPU]
+    names = [OPENVINO, CUDA, CPU]
     for devices, listed, plugin in (
         ([], [CPU], True),
         ([OPENVINO], [CPU, OPENVINO, f"{OPENVINO}.AUTO"], True),
         ([], [OPENVINO, CPU], False),
     ):
         ort = fake_ort(
-            get_all_providers=lambda: known,
+            get_all_providers=lambda: names,
             get_available_providers=lambda listed=listed: listed,
             get_ep_devices=lambda devices=devices: [SimpleNamespace(ep_name=name) for name in devices],
         )
         assert _providers.plan(ort, ["openvino", "cpu"]).plugin is plugin
-        assert _plugin.listed(ort) == [name for name in listed if "AUTO" not in name]
+        assert _plugin.provider_names(ort) == [name for name in listed if "AUTO" not in name]
 
 
 def test_diagnose_is_quiet():
@@ -197,12 +197,12 @@ def test_the_reason_with_a_driver_and_without_libraries(monkeypatch, capfd):
 def test_libraries_that_are_missing_are_told_and_stdout_is_left_alone(capsys):
     def preload_dlls(cuda=True):
         print("Failed to load libcudart.so.13: no such file")
-        seen.append(sys.stdout)
+        outputs.append(sys.stdout)
         print("See the notes,", 2)
 
-    seen = []
+    outputs = []
     assert _probe.preload(SimpleNamespace(preload_dlls=preload_dlls)) == ["libcudart.so.13"]
-    assert seen == [sys.stdout]
+    assert outputs == [sys.stdout]
     assert capsys.readouterr().out == ""
 
 
@@ -241,15 +241,15 @@ def test_telemetry_is_off_unless_the_user_decides(monkeypatch, set_to, expected)
         monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     else:
         monkeypatch.setenv("ORT_DISABLE_TELEMETRY", set_to)
-    seen = []
+    values = []
     fake = ModuleType("onnxruntime")
     fake.InferenceSession = object
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     monkeypatch.setattr(
-        "importlib.import_module", lambda name: seen.append(os.environ.get("ORT_DISABLE_TELEMETRY")) or fake
+        "importlib.import_module", lambda name: values.append(os.environ.get("ORT_DISABLE_TELEMETRY")) or fake
     )
     assert _ort.load() is fake
-    assert seen == [expected]
+    assert values == [expected]
 
 
 def test_without_onnxruntime_the_error_says_what_to_install(monkeypatch):
@@ -269,9 +269,9 @@ def test_half_an_onnxruntime_is_named(monkeypatch):
 
 def test_auto_takes_openvino_where_it_starts_and_cuda_does_not(monkeypatch):
     monkeypatch.setattr(_providers, "probe", lambda name: ProviderStatus(name, "", name == OPENVINO))
-    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
     assert _providers.auto_providers() == [OPENVINO, CPU]
-    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
     assert _providers.auto_providers() == [CPU]
     starts_all(monkeypatch)
     assert _providers.auto_providers() == [CUDA, CPU]
@@ -289,9 +289,9 @@ def test_openvino_computes_in_float32_unless_asked_otherwise(monkeypatch):
     assert of_openvino(plan)["INFERENCE_PRECISION_HINT"] == "f32"
     assert of_openvino(plan)["INFERENCE_NUM_THREADS"] == "3"
     config = {"CPU": {"NUM_STREAMS": "1"}}
-    for given in (config, json.dumps(config)):
-        got = of_openvino(_providers.plan(ort, [("openvino", {"load_config": given}), "cpu"]))
-        assert (got["NUM_STREAMS"], got["INFERENCE_PRECISION_HINT"]) == ("1", "f32")
+    for load_config in (config, json.dumps(config)):
+        options = of_openvino(_providers.plan(ort, [("openvino", {"load_config": load_config}), "cpu"]))
+        assert (options["NUM_STREAMS"], options["INFERENCE_PRECISION_HINT"]) == ("1", "f32")
     less = {"load_config": {"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}}
     assert of_openvino(_providers.plan(ort, [("openvino", less)]))["INFERENCE_PRECISION_HINT"] == "bf16"
 
@@ -306,9 +306,9 @@ def test_a_wrong_load_config_is_an_error(monkeypatch, config):
 def test_a_plug_in_stands_first_and_with_the_cpu_alone(monkeypatch):
     starts_all(monkeypatch)
     ort = fake_ort(get_all_providers=lambda: [OPENVINO, CUDA, CPU])
-    for asked in (["cuda", "openvino"], ["openvino", "cuda"], ["cpu", "openvino"]):
+    for providers in (["cuda", "openvino"], ["openvino", "cuda"], ["cpu", "openvino"]):
         with pytest.raises(SessionError, match="stands first"):
-            _providers.plan(ort, asked)
+            _providers.plan(ort, providers)
 
 
 def test_a_plug_in_is_given_by_its_devices(monkeypatch):
@@ -329,10 +329,10 @@ def test_a_plug_in_is_given_by_its_devices(monkeypatch):
 
 def test_why_the_plug_in_of_openvino_does_not_start(monkeypatch):
     fresh = _probe.probe.__wrapped__
-    monkeypatch.setattr(_plugin, "installed", lambda: False)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
     status = fresh(OPENVINO)
     assert (status.reason, status.fix) == ("its plug-in is not installed", 'pip install "fusion-onnx[openvino]"')
-    monkeypatch.setattr(_plugin, "installed", lambda: True)
+    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
     monkeypatch.setattr(_plugin, "devices", lambda ort: [])
     assert "offers no CPU" in fresh(OPENVINO).reason
 

@@ -87,8 +87,8 @@ def test_what_a_session_says_of_itself(session):
 
 
 def test_placement_names_the_fusion_of_each_node(session):
-    seen = [(p.op_type, p.domain, p.provider, p.fusion) for p in session.placement()]
-    assert seen == [(op, "", "CPUExecutionProvider", "difference_k2") for op in ("Add", "Sub")]
+    nodes = [(p.op_type, p.domain, p.provider, p.fusion) for p in session.placement()]
+    assert nodes == [(op, "", "CPUExecutionProvider", "difference_k2") for op in ("Add", "Sub")]
 
 
 def test_metadata_is_a_copy(session):
@@ -122,13 +122,13 @@ def test_every_memory_layout_gives_the_right_numbers(session, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_reaches_onnx_runtime_is_plain_memory(layout, monkeypatch):
     """It would copy strided arrays itself, 40 times slower, and read unaligned ones where the processor allows."""
-    seen = []
-    spy = SimpleNamespace(run=lambda names, feeds, options: seen.extend(feeds.values()) or [Y])
+    arrays = []
+    spy = SimpleNamespace(run=lambda names, feeds, options: arrays.extend(feeds.values()) or [Y])
     fresh = Session(fusion_model(), "cpu")
     monkeypatch.setattr(fresh, "_ort_session", spy)
     fresh.run(LAYOUTS[layout](X1), LAYOUTS[layout](X2))
-    assert [(a.dtype.str, a.flags.c_contiguous, a.flags.aligned) for a in seen] == [("<f4", True, True)] * 2
-    np.testing.assert_array_equal(seen[0], X1)
+    assert [(a.dtype.str, a.flags.c_contiguous, a.flags.aligned) for a in arrays] == [("<f4", True, True)] * 2
+    np.testing.assert_array_equal(arrays[0], X1)
 
 
 def test_onnx_runtimes_own_fallback_is_off(session):
@@ -226,9 +226,9 @@ def test_threads_spin_unless_the_caller_says_otherwise():
 
     assert entry(Session(fusion_model(), "cpu")) is None
     assert entry(Session(fusion_model(), "cpu", spin=False)) == "1"
-    for spin, found in ((True, None), (False, "1")):
+    for spin, expected in ((True, None), (False, "1")):
         options = onnxruntime.SessionOptions()
-        assert entry(Session(fusion_model(), "cpu", spin=spin, session_options=options)) == found
+        assert entry(Session(fusion_model(), "cpu", spin=spin, session_options=options)) == expected
     own = onnxruntime.SessionOptions()
     own.add_session_config_entry("session.force_spinning_stop", "1")
     assert entry(Session(fusion_model(), "cpu", session_options=own)) == "1"
@@ -238,7 +238,7 @@ def test_every_session_of_a_session_spins_or_not_as_it_does():
     session = Session(fusion_model(), "cpu", spin=False, static_shapes=1)
     session.run(X1, X2)
     session.run(X1, X2)
-    (instance,) = session._instances._made.values()
+    (instance,) = session._instances._sessions.values()
     assert entry(SimpleNamespace(_ort_session=instance)) == "1"
     session = Session(fusion_model(), "cpu", spin=False)
     if session.fused:
@@ -425,10 +425,10 @@ def test_results_outlive_their_session_and_what_runs_next(way):
     session.run(*[x[:7] for x in others])
     del session, xs
     gc.collect()
-    kept = [another.run(*others)[0] for _ in range(3)] + [np.full((512, 512), 7, np.float32) for _ in range(3)]
+    results = [another.run(*others)[0] for _ in range(3)] + [np.full((512, 512), 7, np.float32) for _ in range(3)]
     assert (np.asarray(y) == 3).all()
     y[...] = 0  # nobody else reads it
-    assert all((other != 0).all() for other in kept)
+    assert all((other != 0).all() for other in results)
 
 
 def test_results_of_one_array_are_apart():

@@ -1,8 +1,8 @@
-"""Run a model in ONNX Runtime: what was asked for is what runs, or an error says why.
+"""Run a model in ONNX Runtime: what the caller asks for is what runs, or an error says why.
 
-Stands alone: numpy and onnxruntime, no torch, no onnx. onnxruntime is imported with the first session. A process that
-starts for one result shall reach it soon, so records are NamedTuples (a dataclass takes half a millisecond to define),
-and what serves messages or rare requests is imported where it is needed.
+This package stands alone: it uses numpy and onnxruntime, no torch, no onnx. The first session imports onnxruntime. A
+process that starts for one result shall reach it soon, so records are NamedTuples (a dataclass takes half a millisecond
+to define), and functions import what serves messages or rare requests.
 """
 
 from typing import TYPE_CHECKING

@@ -27,11 +27,11 @@ LARGE = 32 << 20
 class Bound:
     """What `Session.bind` returns: call it to run the model again on the same memory.
 
-    Between calls new values are written into the inputs. Every call writes into the same outputs; copy what is to
-    outlast the next one. Threads take turns.
+    Write new values into the inputs between calls. Every call writes into the same outputs; copy what is to outlast the
+    next one. Threads take turns.
 
-    This memory lives as long as the call, whatever becomes of the arrays and tensors. One that has got other memory
-    since is refused by the next call, which would not see its values.
+    The memory of the inputs and outputs lives as long as this object, whatever becomes of the arrays and tensors. If
+    one of them gets other memory, a call would not see its values, so the next call is an InputError.
     """
 
     __slots__ = ("_inputs", "_lock", "_memory", "_names", "_outputs", "_runs", "_session", "_watch", "_where")
@@ -41,7 +41,7 @@ class Bound:
         ort: Any,
         session: Any,
         names: Sequence[str],
-        read: Sequence[Any],
+        sources: Sequence[Any],
         outputs: Sequence[Any],
         inputs: Sequence[Any],
         where: str,
@@ -51,23 +51,23 @@ class Bound:
         options: Any = None,
         lock: Any = None,
     ) -> None:
-        """Bind `read`, the memory of the inputs, and the outputs.
+        """Bind `sources`, the memory of the inputs, and the outputs.
 
-        copies: the session computes in memory of its own. options: ONNX Runtime's for each run. lock: where others take
-        turns too.
+        rows: which of them have rows that may be computed apart. copies: the session computes in memory of its own.
+        options: ONNX Runtime's for each run. lock: one that other calls hold too, so that all take turns.
         """
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._names, self._session, self._where = names, session, where  # no binding outlives its session
         self._watch = Watch((*inputs, *outputs))
-        self._memory = [*read, *map(memory_of, outputs)]
+        self._memory = [*sources, *map(memory_of, outputs)]
         devices = {value.device for value in self._memory if not _on_host(value)}
         self._runs: list[Callable[[], Any]] = []
         for block in _blocks(self._memory, rows):
             binding = session.io_binding()
             host_inputs = []
             for i, (name, value) in enumerate(zip(names, block, strict=True)):
-                attach = _attachment(ort, binding, name, value, output=i >= len(read))
-                if copies and i < len(read) and _on_host(value):
+                attach = _attachment(ort, binding, name, value, output=i >= len(sources))
+                if copies and i < len(sources) and _on_host(value):
                     host_inputs.append(attach)
                 else:
                     attach()
@@ -79,7 +79,7 @@ class Bound:
         """Run the model on what the inputs now hold; return the outputs, the same objects every time.
 
         Raises:
-            InputError: an input or output has got other memory since it was bound.
+            InputError: an input or output has other memory than when it was bound.
             SessionError: ONNX Runtime failed while it ran the model.
         """
         with self._lock:
@@ -94,12 +94,12 @@ class Bound:
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """The arrays or tensors that are read, in the model's order."""
+        """The arrays or tensors that every call reads, in the model's order."""
         return self._inputs
 
     @property
     def outputs(self) -> tuple[Any, ...]:
-        """Those that every call writes into and returns, in the model's order."""
+        """The arrays or tensors that every call writes into and returns, in the model's order."""
         return self._outputs
 
     def _moved(self) -> str:
@@ -130,7 +130,7 @@ def _run_on_device(
 
 
 def in_blocks(values: Sequence[Any]) -> bool:
-    """Return whether what is read and written is large enough to be worth blocks of rows."""
+    """Return whether the inputs and outputs of a call are large enough to be worth blocks of rows."""
     return bool(sum(value.nbytes for value in values) > LARGE)
 
 
@@ -138,34 +138,36 @@ def _blocks(values: list[Any], rows: Sequence[bool]) -> list[list[Any]]:
     """Cut the values into blocks of rows, where `rows` says that their first axis is that of the rows."""
     if not any(rows) or not in_blocks(values):
         return [values]
-    count = next(len(value) for value, cut in zip(values, rows, strict=True) if cut)
-    each = next(value.nbytes for value, cut in zip(values, rows, strict=True) if cut) / max(count, 1)
-    step = max(int(BLOCK / each), 1)
+    count = next(len(value) for value, has_rows in zip(values, rows, strict=True) if has_rows)
+    row_bytes = next(value.nbytes for value, has_rows in zip(values, rows, strict=True) if has_rows) / max(count, 1)
+    step = max(int(BLOCK / row_bytes), 1)
     return [
-        [value[first : first + step] if cut else value for value, cut in zip(values, rows, strict=True)]
+        [value[first : first + step] if has_rows else value for value, has_rows in zip(values, rows, strict=True)]
         for first in range(0, count, step)
     ]
 
 
-def in_place(info: TensorInfo, given: Any, read: Any) -> Any:
-    """Return what a bound call reads, which has to be the caller's own memory.
+def in_place(info: TensorInfo, value: Any, source: Any) -> Any:
+    """Check that the source, which a bound call reads, is the memory of the caller's value; return it.
 
     Raises:
-        InputError: it was copied to be read, so that later changes of it would not be seen.
+        InputError: it is a copy, in which the call would not see later changes of the value.
     """
-    if _torch.is_tensor(given):
-        same = not given.numel() or given.data_ptr() == extent(read)[0]  # torch has no address for what is empty
+    if _torch.is_tensor(value):
+        is_same = not value.numel() or value.data_ptr() == extent(source)[0]  # torch has no address for what is empty
         fix = f"{info.name}.contiguous()"
     else:
-        same = isinstance(given, np.ndarray) and read.dtype.kind != "O" and extent(given) == extent(read)
+        is_same = isinstance(value, np.ndarray) and source.dtype.kind != "O" and extent(value) == extent(source)
         fix = f"np.ascontiguousarray({info.name}, np.{info.dtype})"
-    if not same:
+    if not is_same:
         raise InputError(f"{info.name}: a bound call reads the caller's own memory, and this needs a copy; bind {fix}")
-    return read
+    return source
 
 
-def destinations(infos: Sequence[TensorInfo], outputs: Any, like: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    """Check the outputs that the caller gives against those of a first run.
+def destinations(
+    infos: Sequence[TensorInfo], outputs: Any, examples: Sequence[Any], sources: Sequence[Any]
+) -> list[Any]:
+    """Check the outputs that the caller gives against examples, the outputs of a first run.
 
     Raises:
         InputError: another number, name, type, dtype, shape or device; not contiguous; read-only; an input's memory.
@@ -179,13 +181,13 @@ def destinations(infos: Sequence[TensorInfo], outputs: Any, like: Sequence[Any],
         outputs = [outputs]
     if len(outputs) != len(infos):
         raise InputError(f"the model gives {len(infos)} outputs: {', '.join(map(str, infos))}; got {len(outputs)}")
-    for i, (info, given, right) in enumerate(zip(infos, outputs, like, strict=True)):
-        wanted, got = _described(right), _described(given)
-        if wanted != got:
-            raise InputError(f"{info.name}: for these inputs the model writes {wanted}; got {got}")
-        if not _writable(given):
+    for i, (info, output, example) in enumerate(zip(infos, outputs, examples, strict=True)):
+        expected, actual = _description(example), _description(output)
+        if expected != actual:
+            raise InputError(f"{info.name}: for these inputs the model writes {expected}; got {actual}")
+        if not _is_writable(output):
             raise InputError(f"{info.name}: an output is written in place: it has to be contiguous and writable")
-        if any(overlap(given, value) for value in (*inputs, *outputs[:i])):
+        if any(overlap(output, value) for value in (*sources, *outputs[:i])):
             raise InputError(f"{info.name} shares memory with an input or another output; give it memory of its own")
     return list(outputs)
 
@@ -203,7 +205,7 @@ def _on_host(value: Any) -> bool:
     return not _torch.is_tensor(value) or value.device.type == "cpu"
 
 
-def _described(value: Any) -> str:
+def _description(value: Any) -> str:
     if _torch.is_tensor(value):
         return f"a torch tensor {_torch.dtype_name(value)}{list(value.shape)} on {value.device}"
     if isinstance(value, np.ndarray):
@@ -211,7 +213,7 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _writable(value: Any) -> bool:
+def _is_writable(value: Any) -> bool:
     if _torch.is_tensor(value):
         return bool(value.is_contiguous()) and not value.requires_grad
     return bool(value.flags.carray)

@@ -2,8 +2,8 @@
 
 
 class SessionError(RuntimeError):
-    """A model cannot be loaded, or a provider cannot be had. The message names the reason and the fix."""
+    """A model does not load or run, or a provider does not start. The message names the reason and the fix."""
 
 
 class InputError(ValueError):
-    """What was given to ``Session.run`` is not what the model takes. The message names the input."""
+    """An input is not what the model takes. The message names it."""

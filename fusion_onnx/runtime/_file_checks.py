@@ -1,4 +1,4 @@
-"""What a file's header says about whether, and how, it can be run here."""
+"""Whether a file can be run here, and how, by its header."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -49,10 +49,10 @@ def check_bfloat16(header: ModelHeader, providers: list[str], where: str) -> Non
 
 
 def limits_in(metadata: Mapping[str, str], where: str) -> dict[str, tuple[int, int | None]]:
-    """Return the least and the largest size of each axis for which the file says that it was made; None for no end."""
+    """Return the least and the largest size of each axis, by name, for which the file was made; None for no end."""
     if LIMITS not in metadata:
         return {}
-    import json  # for the few files that have some
+    import json  # for the few files that have limits
 
     try:
         pairs = {str(axis): (least, most) for axis, (least, most) in json.loads(metadata[LIMITS]).items()}
@@ -66,12 +66,13 @@ def limits_in(metadata: Mapping[str, str], where: str) -> dict[str, tuple[int, i
 def rows_apart(
     header: ModelHeader, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], providers: list[str]
 ) -> tuple[bool, ...]:
-    """Which inputs and outputs have rows that may be computed apart from one another; none but on the CPU.
+    """Return which inputs and outputs have rows that may be computed apart; () where none have, or not on the CPU.
 
-    The exporter says so of a file that is one entrywise fusion: its inputs but for w, and its output, are of one shape.
+    They do in a file that is one entrywise fusion, which the exporter marks: its output, and its inputs but w, have one
+    shape.
     """
     infos = (*inputs, *outputs)
     if header.metadata.get(ENTRYWISE) != "true" or providers != [CPU] or len(outputs) != 1:
         return ()
-    alike = [info.shape == outputs[0].shape and info.dtype == outputs[0].dtype for info in infos]
-    return tuple(alike) if outputs[0].shape and isinstance(outputs[0].shape[0], str) and alike[0] else ()
+    is_alike = [info.shape == outputs[0].shape and info.dtype == outputs[0].dtype for info in infos]
+    return tuple(is_alike) if outputs[0].shape and isinstance(outputs[0].shape[0], str) and is_alike[0] else ()

@@ -1,4 +1,4 @@
-"""A few instances of a model with static shapes, for the sizes that are seen often.
+"""A few instances of a model with static shapes, for the sizes that many calls have.
 
 Some providers plan more when they know every size: OpenVINO fuses a chain of entrywise operators only then.
 """
@@ -14,11 +14,11 @@ from ._probe import TURNS
 from ._types import TensorInfo
 
 Sizes = tuple[tuple[str, int], ...]
-_SEEN_KEPT = 256
+_MOST_COUNTS = 256
 
 
 def sizes_of(infos: Sequence[TensorInfo], shapes: Sequence[Any]) -> Sizes:
-    """Return the sizes of the named axes, by name; none where an axis is empty or a shape is not known."""
+    """Return the sizes of the named axes, by name; () where an axis is empty or a shape is unknown."""
     sizes: dict[str, int] = {}
     for info, shape in zip(infos, shapes, strict=True):
         if info.shape is None or shape is None:
@@ -28,7 +28,7 @@ def sizes_of(infos: Sequence[TensorInfo], shapes: Sequence[Any]) -> Sizes:
 
 
 class Instances:
-    """Sessions by sizes: made when sizes are seen for the second time, the least recently used one dropped.
+    """Sessions by sizes, the least recently used one dropped; the second call with some sizes makes theirs.
 
     Threads may ask at once: while one of them makes an instance, the others get the dynamic session.
     """
@@ -36,48 +36,48 @@ class Instances:
     def __init__(self, dynamic: Any, make: Callable[[Mapping[str, int]], Any], limit: int) -> None:
         self._dynamic, self._make, self.limit = dynamic, make, limit
         self._lock = threading.Lock()
-        self._made: OrderedDict[Sizes, Any] = OrderedDict()
-        self._seen: OrderedDict[Sizes, int] = OrderedDict()
-        self._making: set[Sizes] = set()
+        self._sessions: OrderedDict[Sizes, Any] = OrderedDict()
+        self._counts: OrderedDict[Sizes, int] = OrderedDict()  # of calls
+        self._in_progress: set[Sizes] = set()
 
     def of(self, sizes: Sizes, *, at_once: bool = False) -> Any:
-        """Return the session for these sizes; `at_once`: they will be seen often, make one now."""
+        """Return the session for these sizes; `at_once`: many calls will have them, make one now."""
         if not sizes:
             return self._dynamic
         with self._lock:
-            made = self._made.get(sizes)
-            if made is not None:
-                self._made.move_to_end(sizes)
-                return made
-            seen = self._seen.pop(sizes, 0) + 1
-            self._seen[sizes] = seen
-            if len(self._seen) > _SEEN_KEPT:
-                self._seen.popitem(last=False)
-            if (seen < 2 and not at_once) or sizes in self._making:
+            session = self._sessions.get(sizes)
+            if session is not None:
+                self._sessions.move_to_end(sizes)
+                return session
+            count = self._counts.pop(sizes, 0) + 1
+            self._counts[sizes] = count
+            if len(self._counts) > _MOST_COUNTS:
+                self._counts.popitem(last=False)
+            if (count < 2 and not at_once) or sizes in self._in_progress:
                 return self._dynamic
-            self._making.add(sizes)
-        made = self._dynamic
+            self._in_progress.add(sizes)
+        session = self._dynamic
         try:
-            made = self._make(dict(sizes))
+            session = self._make(dict(sizes))
         except SessionError:
-            pass  # what cannot be planned for these sizes is left to the session that takes any
+            pass  # the session for any sizes takes what has no plan for these
         finally:
             with self._lock:
-                self._making.discard(sizes)
-                self._made[sizes] = made
-                while len(self._made) > self.limit:
-                    self._made.popitem(last=False)
-        return made
+                self._in_progress.discard(sizes)
+                self._sessions[sizes] = session
+                while len(self._sessions) > self.limit:
+                    self._sessions.popitem(last=False)
+        return session
 
     @property
-    def held(self) -> list[dict[str, int]]:
+    def sizes(self) -> list[dict[str, int]]:
         """The sizes that have an instance, the least recently used first."""
         with self._lock:
-            return [dict(sizes) for sizes in self._made]
+            return [dict(sizes) for sizes in self._sessions]
 
 
 class Recording:
-    """The lock of one graph's calls. A thread's first call records, and so is one at a time in the whole process."""
+    """The lock of one graph's calls. A thread's first call records the graph, for which it takes `TURNS` too."""
 
     def __init__(self, lock: threading.Lock) -> None:
         self.lock, self._thread = lock, threading.local()
@@ -105,15 +105,15 @@ class Graphs:
         self._make, self._limit = make, limit
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._made: OrderedDict[Sizes, tuple[Any, threading.Lock]] = OrderedDict()
+        self._sessions: OrderedDict[Sizes, tuple[Any, threading.Lock]] = OrderedDict()
 
     def of(self, sizes: Sizes) -> tuple[Any, Recording, int]:
         """Return a session for these sizes, and for one more of its graphs a lock and a number."""
         with self._lock:
-            if sizes not in self._made:
-                self._made[sizes] = self._make(dict(sizes)), threading.Lock()
-            self._made.move_to_end(sizes)
-            while len(self._made) > self._limit:
-                self._made.popitem(last=False)
-            session, lock = self._made[sizes]
+            if sizes not in self._sessions:
+                self._sessions[sizes] = self._make(dict(sizes)), threading.Lock()
+            self._sessions.move_to_end(sizes)
+            while len(self._sessions) > self._limit:
+                self._sessions.popitem(last=False)
+            session, lock = self._sessions[sizes]
             return session, Recording(lock), next(self._numbers)

@@ -1,4 +1,4 @@
-"""Memory that ONNX Runtime is told the address of: where it is, and whether it still is an array's.
+"""Memory whose address ONNX Runtime has: where it is, and whether it still is an array's.
 
 ONNX Runtime keeps an address, and Python's objects may leave theirs at any time: a tensor whose `.data` is set, a
 module whose dtype is changed, an array that is resized in spite of its readers. Whoever hands out an address holds the
@@ -20,7 +20,7 @@ _POINTER = ctypes.c_char * ctypes.sizeof(ctypes.c_void_p)
 def memory_of(value: Any) -> Any:
     """Return the memory of an array or a tensor: an array where there can be one, else a tensor that nobody else has.
 
-    Of a tensor it is the storage of now; what the tensor is given later does not change it.
+    Of a tensor it is the storage of now, whatever storage the tensor gets later.
     """
     if not _torch.is_tensor(value):
         return value
@@ -30,7 +30,7 @@ def memory_of(value: Any) -> Any:
 
 
 def extent(value: Any) -> tuple[int, int]:
-    """Return where the values of a contiguous array or tensor begin, and how many bytes they take."""
+    """Return the address of the values of a contiguous array or tensor, and how many bytes they take."""
     if _torch.is_tensor(value):
         return value.data_ptr(), value.numel() * value.element_size()
     return value.ctypes.data, value.nbytes
@@ -45,11 +45,11 @@ def overlap(a: Any, b: Any) -> bool:
 class Watch:
     """Holds the memory of arrays and tensors as it is now, and tells whether they still have it."""
 
-    __slots__ = ("_address", "_addresses", "_cells", "_held", "_pointers", "_tensors", "_values")
+    __slots__ = ("_address", "_addresses", "_cells", "_owners", "_pointers", "_tensors", "_values")
 
     def __init__(self, values: Sequence[Any]) -> None:
         self._values = [(value, _place(value)) for value in values]
-        self._held = [part for value in values for part in _owners(value)]
+        self._owners = [part for value in values for part in _owners(value)]
         self._cells = [cell for value in values for cell in _cells(value)]
         self._pointers = b"".join(self._cells)
         self._tensors = [value for value in values if _torch.is_tensor(value)]
@@ -68,7 +68,7 @@ class Watch:
 
 
 def _owners(value: Any) -> Iterator[Any]:
-    """Yield what has to live for the memory to stay where it is, whatever its owners are asked to do.
+    """Yield what has to live for the memory to stay where it is, whatever callers do with its owners.
 
     A weak reference makes numpy refuse `resize(refcheck=False)`; a memoryview makes a mapping or shared memory refuse
     to close, which `np.ndarray(buffer=...)` does not; an alias keeps a tensor's storage.

@@ -1,6 +1,6 @@
 """Read a model's header in Python, before any C++ sees the file.
 
-The field numbers are those of onnx.proto. Weights are stepped over, so a file of many gigabytes costs its nodes only.
+Weights are stepped over, so a file of many gigabytes costs its nodes only.
 """
 
 import contextlib
@@ -13,10 +13,65 @@ from typing import NamedTuple, NoReturn
 
 from ._errors import SessionError
 from ._types import TensorInfo, dtype_of_onnx
-from ._wire import Buffer, Message, WireError
+from ._wire import (
+    ATTRIBUTE_G,
+    ATTRIBUTE_GRAPHS,
+    ATTRIBUTE_T,
+    ATTRIBUTE_TENSORS,
+    DIMENSION_DIM_PARAM,
+    DIMENSION_DIM_VALUE,
+    FUNCTION_DOMAIN,
+    FUNCTION_INPUT,
+    FUNCTION_NAME,
+    FUNCTION_NODE,
+    FUNCTION_OVERLOAD,
+    GRAPH_INITIALIZER,
+    GRAPH_INPUT,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    GRAPH_SPARSE_INITIALIZER,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    MODEL_IR_VERSION,
+    MODEL_METADATA_PROPS,
+    MODEL_OPSET_IMPORT,
+    MODEL_PRODUCER_NAME,
+    MODEL_PRODUCER_VERSION,
+    NODE_ATTRIBUTE,
+    NODE_DOMAIN,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    OPERATOR_SET_ID_DOMAIN,
+    OPERATOR_SET_ID_VERSION,
+    SHAPE_DIM,
+    SPARSE_TENSOR_INDICES,
+    SPARSE_TENSOR_VALUES,
+    STRING_STRING_ENTRY_KEY,
+    STRING_STRING_ENTRY_VALUE,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL_DATA,
+    TENSOR_NAME,
+    TENSOR_TYPE_ELEM_TYPE,
+    TENSOR_TYPE_SHAPE,
+    TYPE_MAP_TYPE,
+    TYPE_OPTIONAL_TYPE,
+    TYPE_SEQUENCE_TYPE,
+    TYPE_SPARSE_TENSOR_TYPE,
+    TYPE_TENSOR_TYPE,
+    VALUE_INFO_NAME,
+    VALUE_INFO_TYPE,
+    Buffer,
+    Message,
+    WireError,
+)
 
 _MAX_DEPTH = 100  # of graphs inside nodes (If, Loop); the checker's own limit for calls
-_NOT_TENSORS = {4: "sequence", 5: "map", 8: "sparse_tensor", 9: "optional"}
+_NOT_TENSORS = {
+    TYPE_SEQUENCE_TYPE: "sequence",
+    TYPE_MAP_TYPE: "map",
+    TYPE_SPARSE_TENSOR_TYPE: "sparse_tensor",
+    TYPE_OPTIONAL_TYPE: "optional",
+}
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip file, as torch.save and torch.export.save write; export it with fusion_onnx.export"),
     (b"\x80", "a Python pickle; export the module with fusion_onnx.export"),
@@ -48,21 +103,21 @@ class ModelHeader(NamedTuple):
 
 
 def read_header(model: str | os.PathLike[str] | bytes) -> ModelHeader:
-    """Read the header of a model, given as a path or as the file's bytes.
+    """Read the header of a model, from its path or the file's bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        SessionError: it is not an ONNX model, with what was seen instead.
+        SessionError: it is not an ONNX model; the message says what it seems to be.
     """
     with opened(model) as (buffer, path):
         return _parse(buffer, path)
 
 
 def function_calls(model: str | os.PathLike[str] | bytes, domain: str) -> Iterator[tuple[Message, frozenset[int]]]:
-    """Yield a domain's functions, each with the numbers of those inputs that its calls give vectors: one axis.
+    """Yield a domain's functions, each with the numbers of those inputs that are vectors (have one axis) in every call.
 
-    That is known of initializers, of the model's inputs, and of `w`, which a fusion's contract has flat. A function of
-    which there is more than one by its name (an overload) is left out.
+    The file says so of initializers and of the model's inputs, and a fusion's contract of `w`. A function that has
+    overloads is left out.
 
     Raises:
         WireError: the file is malformed; `read_header` says how.
@@ -70,20 +125,21 @@ def function_calls(model: str | os.PathLike[str] | bytes, domain: str) -> Iterat
     with opened(model) as (buffer, _):
         calls = _Calls(domain)
         functions: dict[str, list[Message]] = {}
-        for number, part in _each(Message(buffer), 7, 25):
-            if number == 7:
+        for number, part in _each(Message(buffer), MODEL_GRAPH, MODEL_FUNCTIONS):
+            if number == MODEL_GRAPH:
                 calls.read(part)
-            elif any(text.text() == domain for _, text in _each(part, 10)):
-                functions.setdefault(next((text.text() for _, text in _each(part, 1)), ""), []).append(part)
+            elif any(text.text() == domain for _, text in _each(part, FUNCTION_DOMAIN)):
+                name = next((text.text() for _, text in _each(part, FUNCTION_NAME)), "")
+                functions.setdefault(name, []).append(part)
         for name, (function, *overloads) in functions.items():
-            if overloads or any(text.text() for _, text in _each(function, 13)):
+            if overloads or any(text.text() for _, text in _each(function, FUNCTION_OVERLOAD)):
                 continue
-            formal = [text.text() for _, text in _each(function, 4)]
+            formal = [text.text() for _, text in _each(function, FUNCTION_INPUT)]
             yield function, calls.vectors(name) | {i for i, text in enumerate(formal) if text == "w"}
 
 
 class _Calls:
-    """What a graph's calls of one domain's functions are given."""
+    """The inputs of a graph's calls of one domain's functions."""
 
     def __init__(self, domain: str) -> None:
         self._domain = domain
@@ -92,27 +148,28 @@ class _Calls:
 
     def read(self, graph: Message) -> None:
         """Take note of a graph's calls, initializers and inputs."""
-        for number, part in _each(graph, 1, 5, 11):
-            if number == 1:
-                fields = list(_each(part, 1, 4, 7))
-                if any(n == 7 and text.text() == self._domain for n, text in fields):
-                    name = next((text.text() for n, text in fields if n == 4), "")
-                    self._inputs.setdefault(name, []).append([text.text() for n, text in fields if n == 1])
-            elif number == 5:
-                if sum(n == 1 for n, _ in part.fields()) == 1:
-                    self._vectors |= {text.text() for _, text in _each(part, 8)}
+        for number, part in _each(graph, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT):
+            if number == GRAPH_NODE:
+                fields = list(_each(part, NODE_INPUT, NODE_OP_TYPE, NODE_DOMAIN))
+                if any(n == NODE_DOMAIN and text.text() == self._domain for n, text in fields):
+                    name = next((text.text() for n, text in fields if n == NODE_OP_TYPE), "")
+                    self._inputs.setdefault(name, []).append([text.text() for n, text in fields if n == NODE_INPUT])
+            elif number == GRAPH_INITIALIZER:
+                if sum(n == TENSOR_DIMS for n, _ in part.fields()) == 1:
+                    self._vectors |= {text.text() for _, text in _each(part, TENSOR_NAME)}
             elif len((info := _value_info(part)).shape or ()) == 1:
                 self._vectors.add(info.name)
 
     def vectors(self, name: str) -> frozenset[int]:
         """Return which inputs of a function are vectors in every call."""
-        given = [{i for i, actual in enumerate(call) if actual in self._vectors} for call in self._inputs.get(name, ())]
-        return frozenset(set.intersection(*given) if given else ())
+        calls = self._inputs.get(name, ())
+        vectors = [{i for i, actual in enumerate(call) if actual in self._vectors} for call in calls]
+        return frozenset(set.intersection(*vectors) if vectors else ())
 
 
 @contextlib.contextmanager
 def opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str | None]]:
-    """Give a file's bytes, to be read while it is open, and its path; bytes as they are."""
+    """Open a file for reading: its bytes and its path; of a model in bytes, these and None."""
     if isinstance(model, bytes | bytearray | memoryview):
         yield bytes(model), None
         return
@@ -128,59 +185,132 @@ def opened(model: str | os.PathLike[str] | bytes) -> Iterator[tuple[Buffer, str 
             yield view, path
 
 
-class _Draft:
-    def __init__(self) -> None:
-        self.ir_version = self.graphs = 0
-        self.producer = ["", ""]
-        self.opsets: dict[str, int] = {}
-        self.metadata: dict[str, str] = {}
-        self.inputs: list[TensorInfo] = []
-        self.outputs: list[TensorInfo] = []
-        self.filled: set[str] = set()
-        self.ops: Counter[tuple[str, str]] = Counter()
-        self.functions: list[tuple[str, str]] = []
-        self.external: set[str] = set()
-
-
 def _parse(buffer: Buffer, path: str | None) -> ModelHeader:
-    draft = _Draft()
+    ir_version = graph_count = 0
+    producer = {MODEL_PRODUCER_NAME: "", MODEL_PRODUCER_VERSION: ""}
+    opset_imports: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    functions: list[tuple[str, str]] = []
+    contents = _Contents()
     try:
         for number, value in Message(buffer).fields():
-            _model_field(draft, number, value)
+            if number == MODEL_IR_VERSION:
+                ir_version = _number(value)
+            elif number in producer:
+                producer[number] = _message(value).text()
+            elif number == MODEL_GRAPH:
+                graph_count += 1
+                contents.graph(_message(value), 0)
+            elif number == MODEL_OPSET_IMPORT:
+                fields = dict(_message(value).fields())
+                domain = _text(fields, OPERATOR_SET_ID_DOMAIN)
+                opset_imports[domain] = _number(fields.get(OPERATOR_SET_ID_VERSION, 0))
+            elif number == MODEL_METADATA_PROPS:
+                fields = dict(_message(value).fields())
+                metadata[_text(fields, STRING_STRING_ENTRY_KEY)] = _text(fields, STRING_STRING_ENTRY_VALUE)
+            elif number == MODEL_FUNCTIONS:
+                functions.append(contents.function(_message(value)))
     except WireError as error:
         _refuse(buffer, path, str(error))
-    if not draft.ir_version or draft.graphs != 1:
-        _refuse(buffer, path, f"IR version {draft.ir_version}, {draft.graphs} graphs")
+    if not ir_version or graph_count != 1:
+        _refuse(buffer, path, f"IR version {ir_version}, {graph_count} graphs")
     return ModelHeader(
         path=path,
         size=len(buffer),
-        ir_version=draft.ir_version,
-        producer=" ".join(draft.producer).strip(),
-        opset_imports=draft.opsets,
-        metadata=draft.metadata,
-        inputs=tuple(info for info in draft.inputs if info.name not in draft.filled),
-        outputs=tuple(draft.outputs),
-        ops=dict(draft.ops),
-        functions=tuple(draft.functions),
-        external_files=tuple(sorted(draft.external)),
+        ir_version=ir_version,
+        producer=" ".join(producer.values()).strip(),
+        opset_imports=opset_imports,
+        metadata=metadata,
+        inputs=tuple(info for info in contents.inputs if info.name not in contents.initializers),
+        outputs=tuple(contents.outputs),
+        ops=dict(contents.ops),
+        functions=tuple(functions),
+        external_files=tuple(sorted(contents.external_files)),
     )
 
 
 def _refuse(buffer: Buffer, path: str | None, detail: str) -> NoReturn:
     where = "the model's bytes are" if path is None else f"{path!r} is"
     head = buffer[:64]
-    seen = next((text for magic, text in _SIGNATURES if head.startswith(magic)), None)
+    kind = next((text for magic, text in _SIGNATURES if head.startswith(magic)), None)
     if not head:
-        seen = "empty"
+        kind = "empty"
     elif head[4:8] == b"ORTM":
-        seen = "a model in ORT format; give the .onnx file that it was made from"
-    elif seen is None and head[:1] != b"\x08":  # 08 opens every model: ir_version
+        kind = "a model in ORT format; give the .onnx file that it was made from"
+    elif kind is None and head[:1] != b"\x08":  # 08 opens every model: ir_version
         with contextlib.suppress(UnicodeDecodeError):
             text = head.decode("ascii")
-            seen = f"a text that begins with {text[:24]!r}" if text.isprintable() or "\n" in text else None
-    if seen is None:
-        seen = f"{len(buffer)} bytes that begin with {head[:8].hex(' ')} ({detail}); is the file cut off?"
-    raise SessionError(f"{where} not an ONNX model but {seen}")
+            kind = f"a text that begins with {text[:24]!r}" if text.isprintable() or "\n" in text else None
+    if kind is None:
+        kind = f"{len(buffer)} bytes that begin with {head[:8].hex(' ')} ({detail}); is the file cut off?"
+    raise SessionError(f"{where} not an ONNX model but {kind}")
+
+
+class _Contents:
+    """What the graphs and the functions of a model hold, for its header; `initializers` are names."""
+
+    def __init__(self) -> None:
+        self.inputs: list[TensorInfo] = []
+        self.outputs: list[TensorInfo] = []
+        self.initializers: set[str] = set()
+        self.ops: Counter[tuple[str, str]] = Counter()
+        self.external_files: set[str] = set()
+
+    def graph(self, graph: Message, depth: int) -> None:
+        """Read a graph, with `depth` graphs around it."""
+        if depth > _MAX_DEPTH:
+            raise WireError(f"graphs are nested deeper than {_MAX_DEPTH}")
+        for number, part in _each(
+            graph, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE_INITIALIZER
+        ):
+            if number == GRAPH_NODE:
+                self.node(part, depth)
+            elif number == GRAPH_INITIALIZER:
+                self.tensor(part, is_initializer=depth == 0)
+            elif number == GRAPH_SPARSE_INITIALIZER:
+                for _, tensor in _each(part, SPARSE_TENSOR_VALUES, SPARSE_TENSOR_INDICES):
+                    self.tensor(tensor, is_initializer=depth == 0)
+            elif depth == 0:
+                (self.inputs if number == GRAPH_INPUT else self.outputs).append(_value_info(part))
+
+    def node(self, node: Message, depth: int) -> None:
+        """Read a node, and the tensors and graphs in its attributes."""
+        op_type = domain = ""
+        for number, part in _each(node, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN):
+            if number == NODE_OP_TYPE:
+                op_type = part.text()
+            elif number == NODE_DOMAIN:
+                domain = part.text()
+            else:
+                for kind, inner in _each(part, ATTRIBUTE_T, ATTRIBUTE_G, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS):
+                    if kind in (ATTRIBUTE_G, ATTRIBUTE_GRAPHS):
+                        self.graph(inner, depth + 1)
+                    else:
+                        self.tensor(inner, is_initializer=False)
+        self.ops["" if domain == "ai.onnx" else domain, op_type] += 1
+
+    def function(self, function: Message) -> tuple[str, str]:
+        """Read a function; return its domain and name."""
+        name = domain = ""
+        for number, part in _each(function, FUNCTION_NAME, FUNCTION_NODE, FUNCTION_DOMAIN):
+            if number == FUNCTION_NAME:
+                name = part.text()
+            elif number == FUNCTION_DOMAIN:
+                domain = part.text()
+            else:
+                self.node(part, 1)
+        return domain, name
+
+    def tensor(self, tensor: Message, *, is_initializer: bool) -> None:
+        """Read a tensor's name, if it is an initializer of the main graph, and the file that its weights lie in."""
+        for number, part in _each(tensor, TENSOR_NAME, TENSOR_EXTERNAL_DATA):
+            if number == TENSOR_NAME:
+                if is_initializer:
+                    self.initializers.add(part.text())
+            else:
+                fields = dict(part.fields())
+                if _text(fields, STRING_STRING_ENTRY_KEY) == "location":
+                    self.external_files.add(_text(fields, STRING_STRING_ENTRY_VALUE))
 
 
 def _message(value: int | Message) -> Message:
@@ -195,25 +325,6 @@ def _number(value: int | Message) -> int:
     return value
 
 
-def _model_field(draft: _Draft, number: int, value: int | Message) -> None:
-    match number:
-        case 1:
-            draft.ir_version = _number(value)
-        case 2 | 3:
-            draft.producer[number - 2] = _message(value).text()
-        case 7:
-            draft.graphs += 1
-            _graph(draft, _message(value), 0)
-        case 8:
-            opset = dict(_message(value).fields())
-            draft.opsets[_text(opset, 1)] = _number(opset.get(2, 0))
-        case 14:
-            entry = dict(_message(value).fields())
-            draft.metadata[_text(entry, 1)] = _text(entry, 2)
-        case 25:
-            _function(draft, _message(value))
-
-
 def _text(fields: dict[int, int | Message], number: int) -> str:
     return _message(fields[number]).text() if number in fields else ""
 
@@ -222,80 +333,24 @@ def _each(message: Message, *numbers: int) -> Iterator[tuple[int, Message]]:
     return ((number, _message(value)) for number, value in message.fields() if number in numbers)
 
 
-def _graph(draft: _Draft, graph: Message, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise WireError(f"graphs are nested deeper than {_MAX_DEPTH}")
-    for number, part in _each(graph, 1, 5, 11, 12, 15):
-        match number:
-            case 1:
-                _node(draft, part, depth)
-            case 5:
-                _initializer(draft, part, main=depth == 0)
-            case 15:
-                for _, values in _each(part, 1, 2):
-                    _initializer(draft, values, main=depth == 0)
-            case 11 if depth == 0:
-                draft.inputs.append(_value_info(part))
-            case 12 if depth == 0:
-                draft.outputs.append(_value_info(part))
-
-
-def _node(draft: _Draft, node: Message, depth: int) -> None:
-    op_type = domain = ""
-    for number, part in _each(node, 4, 5, 7):
-        if number == 4:
-            op_type = part.text()
-        elif number == 7:
-            domain = part.text()
-        else:
-            for kind, inner in _each(part, 5, 6, 10, 11):  # an attribute: one tensor or graph, several
-                if kind in (6, 11):
-                    _graph(draft, inner, depth + 1)
-                else:
-                    _initializer(draft, inner, main=False)
-    draft.ops["" if domain == "ai.onnx" else domain, op_type] += 1
-
-
-def _function(draft: _Draft, function: Message) -> None:
-    name = domain = ""
-    for number, part in _each(function, 1, 7, 10):
-        if number == 1:
-            name = part.text()
-        elif number == 10:
-            domain = part.text()
-        else:
-            _node(draft, part, 1)
-    draft.functions.append((domain, name))
-
-
-def _initializer(draft: _Draft, tensor: Message, *, main: bool) -> None:
-    for number, part in _each(tensor, 8, 13):
-        if number == 8 and main:
-            draft.filled.add(part.text())
-        elif number == 13:
-            entry = dict(part.fields())
-            if _text(entry, 1) == "location":
-                draft.external.add(_text(entry, 2))
-
-
 def _value_info(info: Message) -> TensorInfo:
     fields = dict(info.fields())
-    name = _text(fields, 1)
-    kinds = dict(_message(fields[2]).fields()) if 2 in fields else {}
-    if 1 not in kinds:
-        kind = next((text for key, text in _NOT_TENSORS.items() if key in kinds), "unknown")
+    name = _text(fields, VALUE_INFO_NAME)
+    types = dict(_message(fields[VALUE_INFO_TYPE]).fields()) if VALUE_INFO_TYPE in fields else {}
+    if TYPE_TENSOR_TYPE not in types:
+        kind = next((text for number, text in _NOT_TENSORS.items() if number in types), "unknown")
         return TensorInfo(name, kind, None)
-    tensor = dict(_message(kinds[1]).fields())
-    shape = _shape(_message(tensor[2])) if 2 in tensor else None
-    return TensorInfo(name, dtype_of_onnx(_number(tensor.get(1, 0))), shape)
+    tensor = dict(_message(types[TYPE_TENSOR_TYPE]).fields())
+    shape = _shape(_message(tensor[TENSOR_TYPE_SHAPE])) if TENSOR_TYPE_SHAPE in tensor else None
+    return TensorInfo(name, dtype_of_onnx(_number(tensor.get(TENSOR_TYPE_ELEM_TYPE, 0))), shape)
 
 
 def _shape(shape: Message) -> tuple[int | str | None, ...]:
-    return tuple(_dim(dict(part.fields())) for _, part in _each(shape, 1))
+    return tuple(_dimension(dict(part.fields())) for _, part in _each(shape, SHAPE_DIM))
 
 
-def _dim(fields: dict[int, int | Message]) -> int | str | None:
-    if 1 not in fields:
-        return _text(fields, 2) or None
-    size = _number(fields[1])
+def _dimension(fields: dict[int, int | Message]) -> int | str | None:
+    if DIMENSION_DIM_VALUE not in fields:
+        return _text(fields, DIMENSION_DIM_PARAM) or None
+    size = _number(fields[DIMENSION_DIM_VALUE])
     return size if size < 1 << 63 else None  # some writers mark an unknown size by -1

@@ -14,7 +14,7 @@ def load() -> Any:
     """Import onnxruntime, with its telemetry off unless the user set ORT_DISABLE_TELEMETRY.
 
     Telemetry is on by default in 1.31: it starts a thread, writes below the user's cache, and makes a forked child
-    hang at its exit. The variable counts only before the first import; a module the user imported earlier is taken
+    hang at its exit. The variable counts only before the first import; a module that the user imported earlier stays
     as it is.
 
     Raises:

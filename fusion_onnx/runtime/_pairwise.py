@@ -9,15 +9,30 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from ._model_file import opened
-from ._wire import Message, edited, encode
+from ._wire import (
+    ATTRIBUTE_G,
+    ATTRIBUTE_GRAPHS,
+    FUNCTION_NODE,
+    GRAPH_NODE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    NODE_ATTRIBUTE,
+    NODE_DOMAIN,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    Message,
+    edited,
+    encode,
+)
 
 OPERATORS = ("Sum", "Max", "Min")
 _INSIDE = {
-    "model": {7: "graph", 25: "function"},
-    "graph": {1: "node"},
-    "function": {7: "node"},
-    "node": {5: "attribute"},
-    "attribute": {6: "graph", 11: "graph"},
+    "model": {MODEL_GRAPH: "graph", MODEL_FUNCTIONS: "function"},
+    "graph": {GRAPH_NODE: "node"},
+    "function": {FUNCTION_NODE: "node"},
+    "node": {NODE_ATTRIBUTE: "attribute"},
+    "attribute": {ATTRIBUTE_G: "graph", ATTRIBUTE_GRAPHS: "graph"},
 }
 """Where onnx.proto has nodes: what a message holds, by the number of the field."""
 
@@ -35,8 +50,8 @@ def _edit(kind: str) -> Callable[[int, Message], Iterable[bytes] | None]:
             return None
         if inner == "node" and (pairs := _pairs(part)):
             return pairs
-        changed = edited(part, _edit(inner))
-        return None if changed is None else [changed]
+        replacement = edited(part, _edit(inner))
+        return None if replacement is None else [replacement]
 
     return edit
 
@@ -44,17 +59,19 @@ def _edit(kind: str) -> Callable[[int, Message], Iterable[bytes] | None]:
 def _pairs(node: Message) -> Sequence[bytes]:
     """Return nodes that do the same from left to right; none where this one takes two inputs or does something else."""
     inputs: list[str] = []
-    text = {2: "", 4: "", 7: ""}  # the output, the operator, its domain
+    texts = {NODE_OUTPUT: "", NODE_OP_TYPE: "", NODE_DOMAIN: ""}
     for number, part in node.fields():
-        if number == 1 and isinstance(part, Message):
+        if number == NODE_INPUT and isinstance(part, Message):
             inputs.append(part.text())
-        elif number in text and isinstance(part, Message):
-            text[number] = part.text()
-    if text[4] not in OPERATORS or text[7] not in ("", "ai.onnx") or len(inputs) < 3:
+        elif number in texts and isinstance(part, Message):
+            texts[number] = part.text()
+    output, op_type, domain = texts.values()
+    if op_type not in OPERATORS or domain not in ("", "ai.onnx") or len(inputs) < 3:
         return ()
-    written, left = [], inputs[0]
+    nodes, left = [], inputs[0]
     for i, right in enumerate(inputs[1:], 2):
-        y = text[2] if i == len(inputs) else f"{text[2]}/{i}"
-        written.append(encode(1, left) + encode(1, right) + encode(2, y) + encode(4, text[4]))
+        y = output if i == len(inputs) else f"{output}/{i}"
+        operands = encode(NODE_INPUT, left) + encode(NODE_INPUT, right)
+        nodes.append(operands + encode(NODE_OUTPUT, y) + encode(NODE_OP_TYPE, op_type))
         left = y
-    return written
+    return nodes

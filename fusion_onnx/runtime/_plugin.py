@@ -1,4 +1,4 @@
-"""OpenVINO as a plug-in: a library beside ONNX Runtime, found by the package onnxruntime-ep-openvino."""
+"""OpenVINO as a plug-in: a library beside ONNX Runtime, which the package onnxruntime-ep-openvino brings."""
 
 import functools
 import importlib
@@ -14,20 +14,20 @@ _PACKAGE = "onnxruntime_ep_openvino"
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "CPU_DENORMALS_OPTIMIZATION": "NO"}
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Return whether the package with the library is there."""
     return importlib.util.find_spec(_PACKAGE) is not None
 
 
-def needed(ort: Any) -> bool:
-    """Return whether OpenVINO is a plug-in here; ONNX Runtime lists one that is registered among its own providers."""
+def is_plugin(ort: Any) -> bool:
+    """Return whether OpenVINO is a plug-in here: ONNX Runtime lists a registered plug-in among its own providers."""
     return OPENVINO not in ort.get_available_providers() or any(d.ep_name == OPENVINO for d in ort.get_ep_devices())
 
 
-def listed(ort: Any) -> list[str]:
-    """Return the providers that ONNX Runtime has, without those names that a plug-in's devices have beside its own."""
-    known = ort.get_all_providers()
-    return [name for name in ort.get_available_providers() if name in known]
+def provider_names(ort: Any) -> list[str]:
+    """Return the names of ONNX Runtime's providers, without those of a plug-in's devices."""
+    names = ort.get_all_providers()
+    return [name for name in ort.get_available_providers() if name in names]
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def devices(ort: Any) -> list[Any]:
     Raises:
         Exception: ONNX Runtime's own, which share no base class, where the library does not load.
     """
-    if _vendor() not in ("", "GenuineIntel"):  # it would offer nothing: that is known without loading it
+    if _vendor() not in ("", "GenuineIntel"):  # it would offer nothing, so there is no need to load it
         return []
     plugin = importlib.import_module(_PACKAGE)
     if all(device.ep_name != OPENVINO for device in ort.get_ep_devices()):
@@ -49,8 +49,8 @@ def devices(ort: Any) -> list[Any]:
 def _vendor() -> str:
     """Return the processor's vendor, "" where Linux does not tell."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as facts:
-            lines = [facts.readline() for _ in range(2)]
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            lines = [file.readline() for _ in range(2)]
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
@@ -59,20 +59,20 @@ def _vendor() -> str:
 def exact(options: Mapping[str, object], threads: int | None = None) -> dict[str, object]:
     """Return OpenVINO's options with float32 as the precision of inference, unless they say otherwise.
 
-    ``load_config`` may be a mapping or its JSON; what it says of the CPU is kept.
+    ``load_config`` may be a mapping or its JSON; its options of the CPU stay.
 
     Raises:
         ValueError: load_config is neither.
     """
     import json  # for this alone
 
-    given = options.get("load_config", {})
+    load_config = options.get("load_config", {})
     try:
-        config = json.loads(given) if isinstance(given, str) else given
+        config = json.loads(load_config) if isinstance(load_config, str) else load_config
     except json.JSONDecodeError:
         config = None
     if not isinstance(config, Mapping) or not isinstance(config.get("CPU", {}), Mapping):
-        raise ValueError(f"load_config is {given!r}; give a mapping such as {{'CPU': {EXACT}}}, or its JSON")
-    own = {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
-    cpu = {**EXACT, **own, **config.get("CPU", {})}
+        raise ValueError(f"load_config is {load_config!r}; give a mapping such as {{'CPU': {EXACT}}}, or its JSON")
+    thread_options = {} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)}
+    cpu = {**EXACT, **thread_options, **config.get("CPU", {})}
     return {**options, "load_config": json.dumps({**config, "CPU": cpu})}

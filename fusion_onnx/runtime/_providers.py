@@ -1,4 +1,4 @@
-"""From what the user asked for to what ONNX Runtime is told, and the proof that it did it."""
+"""From the providers that the user asks for to ONNX Runtime's, and the check that the session has them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,8 +18,10 @@ _FALLBACK_TEXT = "fallback to CPU EP has been explicitly disabled"
 
 
 class Plan(NamedTuple):
-    """The providers in order, each with its options; ``strict``: the CPU must not take what the others cannot do;
-    ``plugin``: the first is a library beside ONNX Runtime, and is given to it by its devices.
+    """The providers in order, each with its options.
+
+    strict: the CPU must not take what the others cannot do. plugin: the first is a library beside ONNX Runtime, which
+    takes its devices and not its name.
     """
 
     providers: list[tuple[str, dict[str, object]]]
@@ -36,38 +38,38 @@ def auto_providers() -> list[str]:
     """Return what "auto" means here: CUDA if it starts, else OpenVINO if it is installed and starts; then the CPU."""
     if probe(CUDA).starts:
         return [CUDA, CPU]
-    return [OPENVINO, CPU] if _plugin.installed() and probe(OPENVINO).starts else [CPU]
+    return [OPENVINO, CPU] if _plugin.is_installed() and probe(OPENVINO).starts else [CPU]
 
 
-def plan(ort: Any, asked: Providers, threads: int | None = None) -> Plan:
-    """Resolve what the user asked for; `threads` is told to the providers that have threads of their own.
+def plan(ort: Any, request: Providers, threads: int | None = None) -> Plan:
+    """Resolve what the user asks for; providers that have threads of their own get `threads` of them.
 
     Raises:
         SessionError: a name is not known, or a provider cannot start here; with the reason and the fix.
     """
-    if asked == "auto":
-        asked = auto_providers()
-    entries = [asked] if isinstance(asked, str) else list(asked)
+    if request == "auto":
+        request = auto_providers()
+    entries = [request] if isinstance(request, str) else list(request)
     if not entries:
         raise SessionError('providers is empty; give "auto", "cpu", "cuda", or a list of names')
-    chosen: dict[str, dict[str, object]] = {}
+    providers: dict[str, dict[str, object]] = {}
     for entry in entries:
-        given, options = (entry, {}) if isinstance(entry, str) else _pair(entry)
-        name = _known(ort, given)
-        if name in chosen:
+        alias, options = (entry, {}) if isinstance(entry, str) else _pair(entry)
+        name = _full_name(ort, alias)
+        if name in providers:
             raise SessionError(f"provider {name} is asked for twice")
         try:
-            chosen[name] = (
+            providers[name] = (
                 _plugin.exact(options, threads) if name == OPENVINO else {**_DEFAULTS.get(name, {}), **options}
             )
         except ValueError as error:
             raise SessionError(f"provider {name}: {error}") from None
-    for name in chosen:
+    for name in providers:
         _require(name)
-    plugin = OPENVINO in chosen and _plugin.needed(ort)
-    if plugin and list(chosen) not in ([OPENVINO], [OPENVINO, CPU]):
-        raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*chosen]}")
-    return Plan(list(chosen.items()), strict=CPU not in chosen, plugin=plugin)
+    plugin = OPENVINO in providers and _plugin.is_plugin(ort)
+    if plugin and list(providers) not in ([OPENVINO], [OPENVINO, CPU]):
+        raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*providers]}")
+    return Plan(list(providers.items()), strict=CPU not in providers, plugin=plugin)
 
 
 def hand_over(ort: Any, options: Any, plan: Plan) -> list[tuple[str, dict[str, object]]] | None:
@@ -86,22 +88,21 @@ def _pair(entry: object) -> tuple[str, ProviderOptions]:
     raise SessionError(f"provider {entry!r} is neither a name nor a pair (name, options)")
 
 
-def _known(ort: Any, given: str) -> str:
+def _full_name(ort: Any, alias: str) -> str:
     names: dict[str, str] = {alias_of(name): name for name in ort.get_all_providers()}
-    name = names.get(alias_of(given))
+    name = names.get(alias_of(alias))
     if name is not None:
         return name
-    if given == "auto":
+    if alias == "auto":
         raise SessionError('"auto" stands alone; a list holds providers, such as ["cuda", "cpu"]')
     import difflib  # for the message alone
 
-    near = (
-        ["cuda"] if given.lower() == "gpu" else difflib.get_close_matches(given, [*names, *names.values(), "auto"], 1)
-    )
-    hint = f"; did you mean {near[0]!r}" if near else ""
-    held = [alias_of(name) for name in _plugin.listed(ort)]
+    candidates = [*names, *names.values(), "auto"]
+    matches = ["cuda"] if alias.lower() == "gpu" else difflib.get_close_matches(alias, candidates, 1)
+    hint = f"; did you mean {matches[0]!r}" if matches else ""
+    aliases = [alias_of(name) for name in _plugin.provider_names(ort)]
     raise SessionError(
-        f"provider {given!r} is not known{hint}. The installed onnxruntime holds: {', '.join(held)} (or 'auto')"
+        f"provider {alias!r} is not known{hint}. The installed onnxruntime holds: {', '.join(aliases)} (or 'auto')"
     )
 
 
@@ -114,26 +115,26 @@ def _require(name: str) -> None:
         raise SessionError(f"{name} cannot start here: {status.reason}. To fix it: {status.fix}")
 
 
-def check(wanted: Plan, got: Sequence[str]) -> None:
+def check(plan: Plan, providers: Sequence[str]) -> None:
     """Compare the providers of a new session with the plan; ONNX Runtime drops one that fails without a word.
 
     Raises:
-        SessionError: one that was asked for is not there.
+        SessionError: the session lacks one of the plan's.
     """
-    lost = [name for name in wanted.names if name not in got]
-    if lost:
+    missing = [name for name in plan.names if name not in providers]
+    if missing:
         raise SessionError(
-            f"asked for {', '.join(wanted.names)}, but ONNX Runtime started the session without {', '.join(lost)}; "
+            f"asked for {', '.join(plan.names)}, but ONNX Runtime started the session without {', '.join(missing)}; "
             f"look at its messages on stderr and at fusion_onnx.runtime.diagnose()"
         )
 
 
-def explain(error: BaseException, wanted: Plan | None, where: str) -> str:
-    """The text for a session that ONNX Runtime refused to build."""
-    if wanted is not None and _FALLBACK_TEXT in str(error):
-        aliases = [alias_of(name) for name in wanted.names]
+def explain(error: BaseException, plan: Plan | None, where: str) -> str:
+    """Return the text of the error for a session that ONNX Runtime refused to build."""
+    if plan is not None and _FALLBACK_TEXT in str(error):
+        aliases = [alias_of(name) for name in plan.names]
         return (
-            f"{where}: some nodes have no kernel on {', '.join(wanted.names)}, and the CPU may not take them; "
+            f"{where}: some nodes have no kernel on {', '.join(plan.names)}, and the CPU may not take them; "
             f"to allow that, ask for providers={[*aliases, 'cpu']}"
         )
     return f"{where}: ONNX Runtime cannot load it: {first_line(error)}"

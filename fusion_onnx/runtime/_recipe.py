@@ -17,7 +17,7 @@ _FATAL = 4  # ONNX Runtime's level of what it prints before it ends the process
 
 
 class Recipe(NamedTuple):
-    """All that it takes to make one more ONNX Runtime session of the model."""
+    """What makes one more ONNX Runtime session of the model."""
 
     ort: Any
     source: str | bytes
@@ -41,10 +41,10 @@ class Recipe(NamedTuple):
             if self.programs:
                 options.log_severity_level = max(options.log_severity_level, _FATAL)  # a refusal is no error to show
                 fused.register(options, self.programs)
-            named = self.plan and _providers.hand_over(self.ort, options, self.plan)
+            providers = self.plan and _providers.hand_over(self.ort, options, self.plan)
             # enable_fallback=0: otherwise a provider that fails is replaced by the CPU, then and in every later run
             with TURNS if self.plan is not None and CUDA in self.plan.names else contextlib.nullcontext():
-                session = self.ort.InferenceSession(self.source, options, providers=named, enable_fallback=0)
+                session = self.ort.InferenceSession(self.source, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise SessionError(_providers.explain(error, self.plan, self.where)) from error
         if self.plan is not None:
@@ -54,10 +54,10 @@ class Recipe(NamedTuple):
         return session
 
     def of_empty(self, options: Any) -> Any:
-        """Make one for CUDA's calls with an empty input, for which some of its kernels are launched with no blocks.
+        """Make one for calls on CUDA with an empty input: CUDA refuses kernels that are launched with no blocks.
 
-        The CPU takes what it has kernels for, which is all but some in bfloat16. With CUDA there too, what is bound may
-        lie on the GPU.
+        The CPU takes the nodes that it has kernels for, all but some in bfloat16. CUDA is there too, so that inputs and
+        outputs may lie on the GPU.
         """
         source = _pairwise.pairwise(self.source) or self.source
         options = options or self.ort.SessionOptions()
@@ -71,13 +71,15 @@ class Recipe(NamedTuple):
         return self._replace(source=source, plan=plan).make(options)
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
-        """Make one in which the named axes have these sizes; `cuda`: more options for CUDA."""
+        """Make one with these sizes of the axes, by name; `cuda`: more options for CUDA."""
         options = self.ort.SessionOptions()
         for axis, size in sizes.items():
             options.add_free_dimension_override_by_name(axis, size)
         plan = self.plan
         if plan is not None and cuda:
-            providers = [(name, {**given, **cuda} if name == CUDA else given) for name, given in plan.providers]
+            providers = [
+                (name, {**settings, **cuda} if name == CUDA else settings) for name, settings in plan.providers
+            ]
             plan = plan._replace(providers=providers)
         return self._replace(plan=plan).make(options)
 
@@ -85,7 +87,13 @@ class Recipe(NamedTuple):
 def fused_programs(
     source: str | bytes, header: ModelHeader, plan: _providers.Plan | None, fuse: bool | None, *, free: bool
 ) -> tuple[fused.Program, ...]:
-    """Return what is to be run by fused kernels; raises SessionError where that is asked for and cannot be."""
+    """Return the programs that fused kernels run in a session.
+
+    free: the session's options are ours to fill.
+
+    Raises:
+        SessionError: `fuse` is True, and there can be no kernels.
+    """
     if fuse is False:
         return ()
     reason = "session_options were given" if not free else ""

@@ -24,8 +24,8 @@ from ._types import TensorInfo, dtype_of_ort
 if TYPE_CHECKING:
     from ._model_like import ModelLike
 
-_SHAPES_KEPT = 256
-_INSTANCES_KEPT = 4
+_MOST_SHAPES = 256
+_MOST_INSTANCES = 4
 _NO_SHAPE = object()
 _MUCH = 2**24
 
@@ -40,27 +40,26 @@ class Session:
         model: a path, the file's bytes, an ``onnx.ModelProto``, or the result of ``fusion_onnx.export``. A path is
             needed for a model whose weights lie in a file beside it.
         providers: what computes. "auto" is CUDA if it starts here, else OpenVINO if it is installed and starts, with
-            the CPU for what they leave; "cuda" is CUDA alone, and an error where it cannot be had or a node has no
-            kernel for it (the arithmetic of shapes stays on the CPU, where ONNX Runtime wants it); ["cuda", "cpu"] lets
-            the CPU take what is left. A list holds aliases, names, and pairs (name, options). CUDA and OpenVINO compute
-            in full float32 unless their options ``use_tf32`` or ``load_config`` say otherwise. CUDA starts in this
-            process then: one that is forked afterwards cannot use it.
+            the CPU for the nodes that they have no kernels for. "cuda" is CUDA alone, and an error where it does not
+            start or a node has no kernel for it (the arithmetic of shapes stays on the CPU, where ONNX Runtime wants
+            it); ["cuda", "cpu"] lets the CPU take such nodes. A list holds aliases, names, and pairs (name, options).
+            CUDA and OpenVINO compute in full float32 unless their options ``use_tf32`` or ``load_config`` say
+            otherwise. CUDA starts in this process then: a process forked from it afterwards cannot use CUDA.
         threads: how many threads share the work of one operator on the CPU; None leaves it to ONNX Runtime.
         spin: whether the threads go on spinning for some 20 ms after a call, as ONNX Runtime's own do, so that the next
-            finds them awake. False lets them sleep when a call ends: for loops that do other work in between, such as
-            PyTorch's or another session's, which else shares the cores with them and may take twice as long. An entry
-            of session_options stays as it is unless this is False.
-        static_shapes: for how many sets of input sizes to keep an instance of the model planned for them alone, made
-            when the sizes come a second time or are bound; each holds weights of its own. None is 4 where OpenVINO
-            computes, which fuses entrywise operators only then, and otherwise 0.
-        fuse: whether entrywise fusions are each run by one kernel of this package, in one pass over memory and with the
-            same bits, in place of their bodies. None is wherever that can be: on the CPU provider alone, where the
-            package was built with a C compiler, and without session_options; a function that is called with shapes
-            which its kernel is not for, such as those of a broadcast, takes the session back to ONNX Runtime's
-            operators. False is these alone.
-        session_options: an ``onnxruntime.SessionOptions`` to start from; entries are added to it. If providers were
-            added to it and ``providers`` is "auto", those are taken; CUDA's libraries from pip's wheels have to be
-            loaded before it is added: ``onnxruntime.preload_dlls()``.
+            call finds them awake. False lets them sleep when a call ends. It is for loops that do other work between
+            calls, such as PyTorch's or another session's: that work would share the cores with spinning threads, and
+            may take twice as long. An entry of session_options stays as it is unless this is False.
+        static_shapes: for how many sets of input sizes to keep an instance of the model that is planned for them alone.
+            A second call with the same sizes, or a binding, makes one; each holds weights of its own. None is 4 where
+            OpenVINO computes, which fuses entrywise operators only then, and otherwise 0.
+        fuse: whether one kernel of this package runs each entrywise fusion in place of its body, in one pass over
+            memory and with the same bits. None is True wherever that can be: on the CPU provider alone, where the
+            package was built with a C compiler, and without session_options. A call with shapes that a kernel is not
+            for, such as those of a broadcast, takes the session back to ONNX Runtime's operators. False is these alone.
+        session_options: an ``onnxruntime.SessionOptions`` to start from; this class adds entries to it. If it has
+            providers and ``providers`` is "auto", those are the session's. Load CUDA's libraries from pip's wheels
+            before you add CUDA to it: ``onnxruntime.preload_dlls()``.
         custom_domains: domains whose operators come from a library registered in ``session_options``.
 
     Raises:
@@ -116,7 +115,7 @@ class Session:
         readers = [Reader(info) for info in self.inputs]
         self._slots = tuple((reader.info.name, reader.dtype, reader) for reader in readers)
         self._output_names = [info.name for info in self.outputs]
-        self._bound_only = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
+        self._needs_binding = any(info.dtype == "bfloat16" for info in (*self.inputs, *self.outputs))
         self._untyped = any("(" in info.dtype for info in self.inputs)  # sequences, which ONNX Runtime's run looks into
         self._devices = _devices(self._ort_session)
         self._largest = 0
@@ -127,11 +126,11 @@ class Session:
         self._unfusing = threading.Lock()
         self._rows = () if programs else rows_apart(header, self.inputs, self.outputs, self.providers)
         if static_shapes is None:
-            static_shapes = _INSTANCES_KEPT if OPENVINO in self.providers and session_options is None else 0
+            static_shapes = _MOST_INSTANCES if OPENVINO in self.providers and session_options is None else 0
         self._instances = Instances(self._ort_session, recipe.static, static_shapes) if static_shapes else None
         with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
         records = CUDA in self.providers and session_options is None
-        self._graphs = Graphs(with_graphs, _INSTANCES_KEPT) if records else None
+        self._graphs = Graphs(with_graphs, _MOST_INSTANCES) if records else None
         of_empty = functools.cache(functools.partial(recipe.of_empty, session_options))
         self._of_empty = of_empty if CUDA in self.providers else None
 
@@ -146,16 +145,16 @@ class Session:
         return f"Session({source!r}, providers={self.providers}, inputs=({inputs}), outputs=({outputs}))"
 
     def placement(self) -> list[NodePlacement]:
-        """Which provider runs which node of the optimised graph."""
+        """Return which provider runs which node of the optimised graph."""
         return placement(self._ort_session, self._header.functions)
 
-    def run(self, /, *args: Any, **named: Any) -> list[Any]:
+    def run(self, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the model on inputs given by position or by name; return its outputs in order.
 
-        numpy arrays, torch tensors and anything with ``__dlpack__`` are read in place where their memory allows, else
-        copied; nothing is cast. Python's numbers and lists of them take the model's dtype. A single list or tuple is
-        the list of inputs, a single mapping is inputs by name. With a torch tensor among the inputs the outputs are
-        torch tensors on its device (without gradient), otherwise numpy arrays.
+        It reads numpy arrays, torch tensors and anything with ``__dlpack__`` in place where their memory allows, and
+        copies others; it casts nothing. Python's numbers and lists of them take the model's dtype. A single list or
+        tuple is the list of inputs, a single mapping is inputs by name. With a torch tensor among the inputs the
+        outputs are torch tensors on its device (without gradient), otherwise numpy arrays.
 
         Raises:
             InputError: an input is missing, unknown, of another dtype or shape, or on a device out of reach.
@@ -164,39 +163,39 @@ class Session:
         slots = self._slots
         values: Any = args
         if (
-            named
+            kwargs
             or len(args) != len(slots)
             or (len(args) == 1 and isinstance(args[0], list | tuple | dict))
             or (len(args) == 2 and isinstance(args[1], dict))
         ):
-            values = arrange(self.inputs, args, named)
+            values = arrange(self.inputs, args, kwargs)
         feeds: dict[str, Any] = {}
-        bound, tensors = self._bound_only, False
+        needs_binding, has_tensors = self._needs_binding, False
         last, engine = self._last  # one tuple: another thread may replace it meanwhile
-        same = engine is not None
+        is_same = engine is not None
         for (name, dtype, reader), shape, value in zip(slots, last, values, strict=True):
             # numpy takes None, for types that it lacks, for float64
             if type(value) is np.ndarray and dtype is not None and value.dtype == dtype and value.flags.carray:
                 feeds[name] = value
                 if value.shape != shape:
-                    same = False
+                    is_same = False
                 continue
-            tensors = tensors or _torch.is_tensor(value)
-            feeds[name] = fed = reader.read(value)
-            bound = bound or _torch.is_tensor(fed)
-            same = same and getattr(fed, "shape", None) == shape
-        if not same:
+            has_tensors = has_tensors or _torch.is_tensor(value)
+            feeds[name] = source = reader.read(value)
+            needs_binding = needs_binding or _torch.is_tensor(source)
+            is_same = is_same and getattr(source, "shape", None) == shape
+        if not is_same:
             engine = self._engine_for(feeds)
         while True:
             try:
-                if bound:
-                    return self._run_bound(engine.session, feeds, tensors)
+                if needs_binding:
+                    return self._run_bound(engine.session, feeds, has_tensors)
                 if engine.blocks:
-                    fed = list(feeds.values())
-                    outputs = [*self._bound(engine.session, fed, [np.empty_like(fed[0])], fed)()]
+                    sources = list(feeds.values())
+                    outputs = [*self._bound(engine.session, sources, [np.empty_like(sources[0])], sources)()]
                 else:
                     outputs = engine.run(self._output_names, feeds, None)
-                return _torch.from_arrays(outputs) if tensors else outputs
+                return _torch.from_arrays(outputs) if has_tensors else outputs
             except (InputError, SessionError):
                 raise
             except Exception as error:  # ONNX Runtime's errors share no base class but this
@@ -205,69 +204,69 @@ class Session:
             self._unfuse(self._plain)
             engine = self._engine_for(feeds)
 
-    def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **named: Any) -> Bound:
+    def bind(self, /, *args: Any, outputs: Any = None, cuda_graph: bool = False, **kwargs: Any) -> Bound:
         """Prepare a call that is repeated on the same memory: `call = session.bind(x1, x2)`, then `[y] = call()`.
 
-        Between calls, write new values into the arrays or tensors that were given; shapes and layouts stay. One that
-        gets other memory (`x.data = ...`, `module.double()`) has to be bound again: until then a call is an InputError.
-        On CUDA, inputs that lie on the host are copied at each call. The model is run once here, to learn the outputs'
-        shapes.
+        Between calls, write new values into these arrays or tensors; shapes and layouts stay. If one of them gets other
+        memory (`x.data = ...`, `module.double()`), bind again: until then a call is an InputError. On CUDA, each call
+        copies the inputs that lie on the host. This method runs the model once, to learn the outputs' shapes.
 
         Args:
-            args, named: the inputs, as `run` takes them, but read in place: contiguous arrays or tensors of the model's
-                dtypes.
+            args, kwargs: the inputs, as `run` takes them, but contiguous arrays or tensors of the model's dtypes, which
+                each call reads in place.
             outputs: what to write into: a list in the model's order, a mapping by name, or the array itself where there
                 is one; allocated if None, as tensors where an input is one.
             cuda_graph: record the kernels once and launch them as one CUDA graph, for models of many small kernels. It
                 takes an instance planned for these sizes, which calls of the same sizes share, and tensors that lie on
-                the GPU. It is recorded here, and again by the first call of each other thread. CUDA lets no thread take
-                GPU memory meanwhile, and fails both: sessions and graphs are made in turns for that, but a run that
-                needs more memory, or a new tensor, is not for this to hold up.
+                the GPU. This method records the graph, and so does the first call of each other thread. While a thread
+                records, CUDA gives no GPU memory to other threads, and fails both if they ask: sessions and graphs are
+                made in turns for that, but this cannot hold up a run that needs more memory, or a new tensor.
 
         Raises:
-            InputError: as `run`; an input would have to be copied; an output does not fit, or shares memory
-                with an input or another output.
-            SessionError: ONNX Runtime failed while it ran the model; CUDA graphs are asked for where CUDA does not run.
+            InputError: as `run`; an input would need a copy; an output does not fit, or shares memory with an input or
+                another output.
+            SessionError: ONNX Runtime failed while it ran the model; cuda_graph is True where CUDA does not run.
         """
         if cuda_graph and self._graphs is None:
             raise SessionError(f"{self._where}: a CUDA graph needs providers='cuda', and no session_options")
-        values = arrange(self.inputs, args, named)
+        values = arrange(self.inputs, args, kwargs)
         for info in (*self.inputs, *self.outputs):
             if info.dtype == "string" or "(" in info.dtype:
                 raise InputError(f"{info}: only tensors of numbers can be bound")
         slots = zip(self.inputs, self._slots, values, strict=True)
-        read = [in_place(info, value, reader.read(_torch.alias(value))) for info, (_, _, reader), value in slots]
+        sources = [in_place(info, value, reader.read(_torch.alias(value))) for info, (_, _, reader), value in slots]
         if not cuda_graph:
-            return self._bind(values, read, outputs)
+            return self._bind(values, sources, outputs)
         with TURNS:
-            return self._bind_graph(values, read, outputs)
+            return self._bind_graph(values, sources, outputs)
 
-    def _bind(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
-        written = self._written(values, read, outputs)
-        if self._rows and in_blocks([*read, *written]):
-            return self._bound(self._ort_session, read, written, values)
-        return self._bound(self._session_for([tuple(value.shape) for value in read]), read, written, values)
+    def _bind(self, values: Sequence[Any], sources: list[Any], outputs: Any) -> Bound:
+        results = self._results(values, sources, outputs)
+        if self._rows and in_blocks([*sources, *results]):
+            return self._bound(self._ort_session, sources, results, values)
+        session = self._session_for([tuple(value.shape) for value in sources])
+        return self._bound(session, sources, results, values)
 
-    def _bind_graph(self, values: Sequence[Any], read: list[Any], outputs: Any) -> Bound:
-        written = self._written(values, read, outputs)
-        for info, value in zip((*self.inputs, *self.outputs), (*read, *written), strict=True):
+    def _bind_graph(self, values: Sequence[Any], sources: list[Any], outputs: Any) -> Bound:
+        results = self._results(values, sources, outputs)
+        for info, value in zip((*self.inputs, *self.outputs), (*sources, *results), strict=True):
             if not _torch.is_tensor(value) or value.device.type != "cuda":
                 raise InputError(f"{info.name}: a CUDA graph reads and writes tensors on the GPU")
-        shapes = [tuple(value.shape) for value in read]
+        shapes = [tuple(value.shape) for value in sources]
         if _any_empty(shapes):  # nothing may be launched, and so nothing recorded
-            return self._bound(self._session_for(shapes), read, written, values)
+            return self._bound(self._session_for(shapes), sources, results, values)
         assert self._graphs is not None
         session, lock, number = self._graphs.of(sizes_of(self.inputs, shapes))
         options = self._ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(number))
-        call = self._bound(session, read, written, values, options=options, lock=lock)
+        call = self._bound(session, sources, results, values, options=options, lock=lock)
         call()  # ONNX Runtime runs it once as ever, records it, and launches what it recorded
         return call
 
-    def _written(self, values: Sequence[Any], read: list[Any], outputs: Any) -> list[Any]:
-        """Return what is written into: what a first run gives, or what is given where that fits."""
+    def _results(self, values: Sequence[Any], sources: list[Any], outputs: Any) -> list[Any]:
+        """Return what a bound call writes into: the outputs of a first run, or the caller's, where these fit."""
         first = self.run(*values)
-        return first if outputs is None else destinations(self.outputs, outputs, first, read)
+        return first if outputs is None else destinations(self.outputs, outputs, first, sources)
 
     def _unfuse(self, plain: "Recipe") -> None:
         """Leave all to ONNX Runtime's operators from now on: shapes came that no kernel is for."""
@@ -281,15 +280,15 @@ class Session:
             self.fused = ()  # last: who reads this sees the new session too
 
     def _engine_for(self, feeds: Mapping[str, Any]) -> "_Engine":
-        """Check the shapes, and return what computes them; where it will be the same next time, remember both."""
+        """Check the shapes, and return what computes them; remember both where the next call can use them."""
         shapes = tuple([getattr(value, "shape", None) for value in feeds.values()])
-        known = shapes in self._good_shapes
-        if not known:
+        is_checked = shapes in self._good_shapes
+        if not is_checked:
             check_shapes(self.inputs, shapes, self.limits)
         kernels = bool(self.fused)  # first: see _unfuse
-        if known or self._of_empty is None or not _any_empty(shapes):
+        if is_checked or self._of_empty is None or not _any_empty(shapes):
             session = self._planned_for(shapes)
-            if not known:
+            if not is_checked:
                 self._remember(shapes)
         else:
             session = self._of_empty()
@@ -306,11 +305,11 @@ class Session:
         return engine
 
     def _is_much_less(self, feeds: Mapping[str, Any]) -> bool:
-        """Return whether a call is much smaller than the largest so far, whose outputs' memory ONNX Runtime keeps."""
+        """Return whether a call is much smaller than the largest so far: ONNX Runtime keeps memory for that one."""
         size = sum(getattr(value, "nbytes", 0) for value in feeds.values())
-        less = self._largest > _MUCH and size < self._largest // 4
-        self._largest = size if less else max(self._largest, size)
-        return less
+        is_less = self._largest > _MUCH and size < self._largest // 4
+        self._largest = size if is_less else max(self._largest, size)
+        return is_less
 
     def _session_for(self, shapes: Sequence[Any]) -> Any:
         if self._of_empty is not None and _any_empty(shapes):
@@ -322,13 +321,15 @@ class Session:
             return self._ort_session
         return self._instances.of(sizes_of(self.inputs, shapes), at_once=at_once)
 
-    def _bound(self, session: Any, read: list[Any], written: list[Any], values: Sequence[Any], **more: Any) -> Bound:
+    def _bound(self, session: Any, sources: list[Any], results: list[Any], values: Sequence[Any], **more: Any) -> Bound:
         names = [info.name for info in (*self.inputs, *self.outputs)]
-        copies = {*self.providers} != {CPU}  # OpenVINO, too, reads a copy that is made when an input is bound
-        return Bound(self._ort, session, names, read, written, values, self._where, self._rows, copies=copies, **more)
+        copies = {*self.providers} != {CPU}  # OpenVINO, too, copies an input when it is bound
+        return Bound(
+            self._ort, session, names, sources, results, values, self._where, self._rows, copies=copies, **more
+        )
 
-    def _run_bound(self, session: Any, feeds: dict[str, Any], tensors: bool) -> list[Any]:
-        if not tensors:
+    def _run_bound(self, session: Any, feeds: dict[str, Any], has_tensors: bool) -> list[Any]:
+        if not has_tensors:
             raise InputError(f"numpy has no bfloat16, which {self._where} uses; give at least one torch tensor")
         for name, value in feeds.items():
             if _torch.is_tensor(value) and str(value.device) not in self._devices:
@@ -339,13 +340,13 @@ class Session:
         return _torch.run_bound(self._ort, session, feeds, self._output_names)
 
     def _remember(self, shapes: tuple[Any, ...]) -> None:
-        if len(self._good_shapes) >= _SHAPES_KEPT:
+        if len(self._good_shapes) >= _MOST_SHAPES:
             self._good_shapes.clear()
         self._good_shapes.add(shapes)
 
 
 def _source(model: Any) -> str | bytes:
-    """What to hand to ONNX Runtime: a path as a path, for the weights beside it; else bytes."""
+    """Return the model as ONNX Runtime takes it: a path as a path, for the weights beside it; else bytes."""
     for path in (model, getattr(model, "path", None)):
         if isinstance(path, str | os.PathLike):
             return os.fsdecode(path)
@@ -365,7 +366,7 @@ def _any_empty(shapes: Sequence[Any]) -> bool:
 
 
 class _Engine:
-    """What computes inputs of certain shapes. blocks: in blocks of rows; kernels: its kernels may refuse the shapes."""
+    """What computes inputs of certain shapes. blocks: in blocks of rows; kernels: with kernels, which may refuse."""
 
     __slots__ = ("blocks", "kernels", "run", "session")
 
@@ -376,7 +377,7 @@ class _Engine:
 
 
 def _devices(session: Any) -> list[str]:
-    """Where input tensors may lie, as torch names devices."""
+    """Return the devices on which input tensors may lie, by torch's names."""
     cuda = session.get_provider_options().get(CUDA)
     return ["cpu"] if cuda is None else ["cpu", f"cuda:{cuda.get('device_id', 0)}"]
 

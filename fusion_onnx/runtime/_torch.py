@@ -1,4 +1,4 @@
-"""All that touches torch, and only if the caller has brought it: it is looked up, never imported."""
+"""All that touches torch. It never imports torch, but looks it up: a caller who has tensors has imported it."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,18 +10,18 @@ from ._errors import InputError
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether this is a torch tensor."""
+    """Return whether this is a torch tensor."""
     tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor_type is not None and isinstance(value, tensor_type)
 
 
 def dtype_name(tensor: Any) -> str:
-    """Such as "float32"."""
+    """Return the tensor's dtype, such as "float32"."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def as_array(tensor: Any) -> "np.ndarray[Any, Any] | None":
-    """The memory of a plain CPU tensor, at once; None for what takes a closer look."""
+    """Return the memory of a plain CPU tensor as an array, at once; None for what takes a closer look."""
     if type(tensor) is not sys.modules["torch"].Tensor or not tensor.is_cpu or tensor.requires_grad:
         return None
     try:
@@ -31,7 +31,7 @@ def as_array(tensor: Any) -> "np.ndarray[Any, Any] | None":
 
 
 def plain(tensor: Any) -> Any:
-    """The tensor as plain memory: detached, strided, contiguous, conjugation and negation done. A view if it can be.
+    """Return the tensor as plain memory, a view if possible: detached, strided, contiguous, conj and neg resolved.
 
     Raises:
         TypeError: the tensor is sparse, or has no memory (the meta device).
@@ -48,17 +48,17 @@ def plain(tensor: Any) -> Any:
 
 
 def alias(value: Any) -> Any:
-    """A tensor that nobody else has, with the storage that this one has now; what is no tensor, as it is."""
+    """Return a tensor that nobody else has, with the storage that this one has now; what is no tensor, as it is."""
     return value.detach() if is_tensor(value) else value
 
 
 def address_reader() -> Callable[[Any], int]:
-    """What tells where a tensor's values begin; without the look-up of a method it takes half the time."""
+    """Return a function from a tensor to the address of its values: half the time of a method, which is looked up."""
     return sys.modules["torch"].Tensor.data_ptr  # type: ignore[no-any-return]
 
 
 def keep_size(tensor: Any) -> Any:
-    """Make torch refuse to resize the storage of a tensor on the CPU, as it does where numpy reads it; return it."""
+    """Make torch refuse to resize the storage of a CPU tensor, as it does where numpy reads it; return the tensor."""
     torch = sys.modules["torch"]
     if tensor.is_cpu and tensor.is_contiguous() and tensor.numel():
         tensor.flatten().view(torch.uint8).numpy()
@@ -66,7 +66,7 @@ def keep_size(tensor: Any) -> Any:
 
 
 def from_arrays(outputs: Sequence[Any]) -> list[Any]:
-    """Outputs as CPU tensors that share the arrays' memory; what torch has no dtype for (strings) stays as it is."""
+    """Return outputs as CPU tensors that share the arrays' memory; what torch has no dtype for (strings) stays."""
     torch = sys.modules["torch"]
     return [torch.from_numpy(out) if isinstance(out, np.ndarray) and out.dtype.kind != "O" else out for out in outputs]
 
@@ -74,7 +74,7 @@ def from_arrays(outputs: Sequence[Any]) -> list[Any]:
 def run_bound(ort: Any, session: Any, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
     """Run on tensors where they lie, and leave the results there: on the GPU of the inputs, else on the CPU.
 
-    The binding is made for this call: one that threads share crashes. The tensors in ``feeds`` live until the end.
+    Each call makes a binding: one that threads share crashes. The tensors in ``feeds`` live until the end.
 
     Raises:
         InputError: the tensors lie on several devices, or on one that ONNX Runtime cannot read.
@@ -115,7 +115,11 @@ class _BoolAsBytes:
 
 
 def ort_value(ort: Any, name: str, tensor: Any) -> Any:
-    """The tensor as ONNX Runtime sees it, in place. Raises InputError where it cannot read it there."""
+    """Return the tensor as ONNX Runtime sees it, in place.
+
+    Raises:
+        InputError: ONNX Runtime cannot read it there.
+    """
     try:
         return ort.OrtValue.from_dlpack(_BoolAsBytes(tensor) if dtype_name(tensor) == "bool" else tensor)
     except (RuntimeError, TypeError, BufferError) as error:

@@ -34,12 +34,12 @@ NUMPY_DTYPES = frozenset(_TYPES[n][0] for n in (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 
 
 
 def dtype_of_onnx(elem_type: int) -> str:
-    """The dtype's name for a TensorProto.DataType number."""
+    """Return the dtype's name for a TensorProto.DataType number."""
     return _TYPES[elem_type][0] if elem_type in _TYPES else f"elem_type {elem_type}"
 
 
 def dtype_of_ort(ort_type: str) -> str:
-    """The dtype's name for ONNX Runtime's ``tensor(float)``; other types, such as sequences, keep ORT's text."""
+    """Return the dtype's name for ONNX Runtime's ``tensor(float)``; other types, such as sequences, keep ORT's text."""
     return _FROM_ORT.get(ort_type, ort_type)
 
 

@@ -2,10 +2,30 @@
 
 A message is a row of fields, each a varint tag ``number << 3 | type`` and a value. Reading works on offsets into
 one buffer (bytes, or a memory-mapped file): what nobody asks for, the weights above all, is stepped over.
+
+The constants are the numbers of the fields in onnx.proto: MESSAGE_FIELD.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, overload
+
+MODEL_IR_VERSION, MODEL_PRODUCER_NAME, MODEL_PRODUCER_VERSION, MODEL_GRAPH = 1, 2, 3, 7
+MODEL_OPSET_IMPORT, MODEL_METADATA_PROPS, MODEL_FUNCTIONS = 8, 14, 25
+GRAPH_NODE, GRAPH_NAME, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE_INITIALIZER = 1, 2, 5, 11, 12, 15
+FUNCTION_NAME, FUNCTION_INPUT, FUNCTION_OUTPUT, FUNCTION_NODE = 1, 4, 5, 7
+FUNCTION_DOMAIN, FUNCTION_VALUE_INFO, FUNCTION_OVERLOAD = 10, 12, 13
+NODE_INPUT, NODE_OUTPUT, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 4, 5, 7
+ATTRIBUTE_NAME, ATTRIBUTE_I, ATTRIBUTE_T, ATTRIBUTE_G, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 3, 5, 6, 10, 11
+ATTRIBUTE_REF_ATTR_NAME = 21
+TENSOR_DIMS, TENSOR_DATA_TYPE, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA = 1, 2, 8, 9, 13
+SPARSE_TENSOR_VALUES, SPARSE_TENSOR_INDICES = 1, 2
+VALUE_INFO_NAME, VALUE_INFO_TYPE = 1, 2
+TYPE_TENSOR_TYPE, TYPE_SEQUENCE_TYPE, TYPE_MAP_TYPE, TYPE_SPARSE_TENSOR_TYPE, TYPE_OPTIONAL_TYPE = 1, 4, 5, 8, 9
+TENSOR_TYPE_ELEM_TYPE, TENSOR_TYPE_SHAPE = 1, 2
+SHAPE_DIM = 1
+DIMENSION_DIM_VALUE, DIMENSION_DIM_PARAM = 1, 2
+OPERATOR_SET_ID_DOMAIN, OPERATOR_SET_ID_VERSION = 1, 2
+STRING_STRING_ENTRY_KEY, STRING_STRING_ENTRY_VALUE = 1, 2
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZE = {FIXED64: 8, FIXED32: 4}
@@ -32,7 +52,10 @@ class WireError(ValueError):
 
 
 class Message:
-    """The bytes ``start`` to ``end`` of a buffer, read as one message; ``begin``: where the field begins that it is."""
+    """The bytes ``start`` to ``end`` of a buffer, read as one message.
+
+    begin: where the field whose value it is begins, with its tag.
+    """
 
     __slots__ = ("begin", "buffer", "end", "start")
 
@@ -43,7 +66,7 @@ class Message:
         self.begin = begin
 
     def fields(self) -> Iterator[tuple[int, "int | Message"]]:
-        """Yield (field number, value): an int for a varint, a Message for bytes; fixed-size values are left out.
+        """Yield (field number, value): an int for a varint, a Message for bytes; without fixed-size values.
 
         Every step moves forward, so this ends on any input.
 
@@ -103,12 +126,12 @@ class Message:
 def edited(message: Message, edit: Callable[[int, Message], Iterable[bytes] | None]) -> bytes | None:
     """Return the message's bytes with other fields in place of some; None where all stay.
 
-    edit: is given each field that is text, bytes or a message, and returns those that take its place, or None.
+    edit: takes each field that is text, bytes or a message, and returns those that take its place, or None.
     """
     parts, at = list[bytes](), message.start
     for number, part in message.fields():
-        if isinstance(part, Message) and (new := edit(number, part)) is not None:
-            parts += [message.buffer[at : part.begin], *(encode(number, one) for one in new)]
+        if isinstance(part, Message) and (replacements := edit(number, part)) is not None:
+            parts += [message.buffer[at : part.begin], *(encode(number, value) for value in replacements)]
             at = part.end
     return b"".join([*parts, message.buffer[at : message.end]]) if parts else None
 

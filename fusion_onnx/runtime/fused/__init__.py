@@ -1,8 +1,9 @@
 """Fused kernels: a fusion that works entry by entry as one pass over memory, in place of one pass for each operator.
 
-ONNX Runtime's CPU provider does not fuse operators. Here the body of an entrywise function is made into a program
-(program.py) for an operator of its own (operator.c, loops.c), which ONNX Runtime runs instead of the body, on its
-threads. The results are the body's, bit for bit: NaN's payload and the sign of a zero aside.
+ONNX Runtime's CPU provider does not fuse operators. This package compiles the body of an entrywise function into a
+program (program.py) for an operator of its own (operator.c, loops.c), and ONNX Runtime runs that operator instead of
+the body, on its threads. The results are the body's, bit for bit: NaN's payload and the sign of a zero aside.
+README.md is the plan.
 """
 
 import ctypes
@@ -17,20 +18,49 @@ from fusion_onnx.runtime import _ort
 from fusion_onnx.runtime._model_file import function_calls
 from fusion_onnx.runtime._wire import Message, WireError
 
-from .program import Program, compile_function
+from .program import Program, compile_function, why_no_program
 
-__all__ = ["PATH", "REFUSAL", "Program", "has_kernel", "instructions", "programs", "register", "why_not_fused"]
+__all__ = [
+    "PATH",
+    "REFUSAL",
+    "Program",
+    "has_kernel",
+    "instructions",
+    "programs",
+    "register",
+    "why_no_kernel",
+    "why_not_fused",
+]
 
 PATH = os.path.join(os.path.dirname(__file__), "entrywise.so")  # pathlib takes as long to import as all of this
 REFUSAL = "fused kernel: "
-"""How the message of a kernel begins that is called for shapes which only the body is for: operator.c."""
+"""How the message of a kernel begins that refuses a call, because only the body is for its shapes: operator.c."""
 _OLDEST = (1, 17)
 _lock = threading.Lock()
 _registered: dict[tuple[Program, ...], "_OpLibrary"] = {}
 
 
+class _CProgram(ctypes.Structure):
+    """`program` of entrywise.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("inputs", ctypes.c_int32),
+        ("tensors", ctypes.c_int32),
+        ("element", ctypes.c_int32),
+        ("registers", ctypes.c_int32),
+        ("works", ctypes.c_int32),
+        ("length", ctypes.c_int32),
+        ("value_count", ctypes.c_int32),
+        ("constant_count", ctypes.c_int32),
+        ("code", ctypes.POINTER(ctypes.c_int32)),
+        ("parts", ctypes.POINTER(ctypes.c_int32)),
+        ("constants", ctypes.POINTER(ctypes.c_double)),
+    )
+
+
 class _OpLibrary(ctypes.Structure):
-    """`entry` of operator.c."""
+    """`op_library` of operator.c."""
 
     _fields_ = (
         ("domain", ctypes.c_void_p),
@@ -53,66 +83,79 @@ def why_not_fused() -> str:
         return f"onnxruntime {ort.__version__} is older than {'.'.join(map(str, _OLDEST))}"
     try:
         _library()
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # the second where it was compiled from other sources
         return f"{os.path.basename(PATH)} cannot be loaded: {error}"
     return ""
 
 
 def has_kernel(function: bytes, vectors: Iterable[int]) -> bool:
-    """Whether there is a kernel for a serialized FunctionProto; vectors: which of its inputs have one axis."""
+    """Return whether there is a kernel for a serialized FunctionProto; vectors: which of its inputs have one axis."""
     return compile_function(Message(function), vectors) is not None
+
+
+def why_no_kernel(function: bytes, vectors: Iterable[int]) -> str:
+    """Return why there is no kernel for a serialized FunctionProto, such as "there is no instruction for Exp"; else "".
+
+    vectors: which of its inputs have one axis.
+    """
+    return why_no_program(Message(function), vectors)
 
 
 def programs(source: str | bytes) -> tuple[Program, ...]:
     """Return the programs of a model's functions that are entrywise; none where the file is malformed."""
     try:
-        found = [compile_function(body, vectors) for body, vectors in function_calls(source, DOMAIN)]
+        candidates = [compile_function(body, vectors) for body, vectors in function_calls(source, DOMAIN)]
     except WireError:
         return ()
-    return tuple(program for program in found if program is not None)
+    return tuple(program for program in candidates if program is not None)
 
 
-def register(ort_options: Any, wanted: tuple[Program, ...]) -> None:
+def register(ort_options: Any, programs: tuple[Program, ...]) -> None:
     """Give the next session made with these options operators for the programs."""
     with _lock:
-        if wanted not in _registered:
-            _registered[wanted] = _declare(wanted)
-        _library().fusion_onnx_enter(ctypes.byref(_registered[wanted]))
+        if programs not in _registered:
+            _registered[programs] = _declare(programs)
+        _library().fusion_onnx_select(ctypes.byref(_registered[programs]))
         ort_options.register_custom_ops_library(str(PATH))
 
 
-def instructions(wanted: int = -1) -> int:
-    """Return whether AVX2 is used; 0 and 1 set it, where the processor has it."""
-    return int(_library().fusion_onnx_instructions(wanted))
+def instructions(level: int = -1) -> int:
+    """Return whether AVX2 is used; level 0 turns it off, and 1 on, where the processor has it."""
+    return int(_library().fusion_onnx_instructions(level))
 
 
 @functools.cache
 def _library() -> Any:
     library = ctypes.CDLL(str(PATH))
     library.fusion_onnx_operator.restype = ctypes.c_void_p
-    library.fusion_onnx_enter.restype = None
+    library.fusion_onnx_select.restype = None
     return library
 
 
-def _declare(wanted: tuple[Program, ...]) -> _OpLibrary:
-    operators = (ctypes.c_void_p * len(wanted))(*map(_operator, wanted))
-    return _OpLibrary(None, DOMAIN.encode(), len(wanted), operators)
+def _declare(programs: tuple[Program, ...]) -> _OpLibrary:
+    operators = (ctypes.c_void_p * len(programs))(*map(_operator, programs))
+    return _OpLibrary(None, DOMAIN.encode(), len(programs), operators)
 
 
 @functools.cache
 def _operator(program: Program) -> int:
-    count = len(program.constants) // ctypes.sizeof(ctypes.c_double)
-    values = len(program.parts) + count
-    facts = [program.inputs, program.tensors, program.element, program.registers]
-    facts += [len(program.code), program.works, values, count]
+    constant_count = len(program.constants) // ctypes.sizeof(ctypes.c_double)
     parts = [number for part in program.parts for number in part]
-    made = _library().fusion_onnx_operator(
-        program.name.encode(),
-        (ctypes.c_int32 * len(facts))(*facts),
-        (ctypes.c_int32 * len(program.code))(*program.code),
-        (ctypes.c_int32 * len(parts))(*parts),
-        (ctypes.c_double * count).from_buffer_copy(program.constants),
+    c_program = _CProgram(
+        name=program.name.encode(),
+        inputs=program.inputs,
+        tensors=program.tensors,
+        element=program.element,
+        registers=program.registers,
+        works=program.works,
+        length=len(program.code),
+        value_count=len(program.parts) + constant_count,
+        constant_count=constant_count,
+        code=(ctypes.c_int32 * len(program.code))(*program.code),
+        parts=(ctypes.c_int32 * len(parts))(*parts),
+        constants=(ctypes.c_double * constant_count).from_buffer_copy(program.constants),
     )
-    if not made:
+    address = _library().fusion_onnx_operator(ctypes.byref(c_program))
+    if not address:
         raise MemoryError("no memory for a fused operator")
-    return int(made)
+    return int(address)

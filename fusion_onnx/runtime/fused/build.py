@@ -39,9 +39,9 @@ def compile_library(target: Path = HERE / LIBRARY, flags: Sequence[str] = ()) ->
         linked = Path(folder, LIBRARY)
         steps.append(["-shared", "-o", str(linked), *map(str, objects), "-lm"])
         for step in steps:
-            done = subprocess.run([*command, *step, *flags], capture_output=True, text=True, check=False)
-            if done.returncode:
-                return f"{command[0]} failed: {(done.stderr.strip() or 'no word why').splitlines()[0]}"
+            process = subprocess.run([*command, *step, *flags], capture_output=True, text=True, check=False)
+            if process.returncode:
+                return f"{command[0]} failed: {(process.stderr.strip() or 'no word why').splitlines()[0]}"
         part = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")  # of this build alone
         try:
             shutil.copy(linked, part)

@@ -61,7 +61,7 @@ ALWAYS doubles sqrt_doubles(doubles a) {
 #endif
 }
 
-static float widened(uint16_t half) {
+static float half_to_float(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023, bits;
     float value;
     if (exponent == 0) { /* fraction * 2^-24, exact */
@@ -73,7 +73,7 @@ static float widened(uint16_t half) {
     return value;
 }
 
-static uint16_t narrowed(float value) {
+static uint16_t float_to_half(float value) {
     uint32_t bits, sign, rest;
     memcpy(&bits, &value, 4);
     sign = bits >> 16 & 0x8000;
@@ -96,7 +96,7 @@ static void widen(float *to, const uint16_t *from, size_t count) {
 #if defined(__F16C__)
     for (; i + 8 <= count; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
 #endif
-    for (; i < count; i++) to[i] = widened(from[i]);
+    for (; i < count; i++) to[i] = half_to_float(from[i]);
 }
 
 static void narrow(uint16_t *to, const float *from, size_t count) {
@@ -105,7 +105,7 @@ static void narrow(uint16_t *to, const float *from, size_t count) {
     for (; i + 8 <= count; i += 8)
         _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
-    for (; i < count; i++) to[i] = narrowed(from[i]);
+    for (; i < count; i++) to[i] = float_to_half(from[i]);
 }
 
 static void stream(void *to, const void *from, size_t count) {
@@ -256,9 +256,9 @@ static int are_scaled(const int32_t *fold, const place *operands) {
         }                                                                                                              \
     }
 
-/* Each set of results has a loop of its own, so that what is not wanted is not computed. */
-#define MERGING(name, vector, masks, wanted)                                                                           \
-    static void name##_merge_##wanted(const place *p, ptrdiff_t tiles) {                                               \
+/* Each set of results has a loop of its own, so that a result that nobody reads is not computed. */
+#define MERGING(name, vector, masks, outputs_mask)                                                                     \
+    static void name##_merge_##outputs_mask(const place *p, ptrdiff_t tiles) {                                         \
         for (ptrdiff_t t = 0; t < tiles; t++) {                                                                        \
             const vector *a = AT(vector, p + 4), *b = AT(vector, p + 5);                                               \
             const vector *d = AT(vector, p + 6), *e = AT(vector, p + 7);                                               \
@@ -269,11 +269,11 @@ static int are_scaled(const int32_t *fold, const place *operands) {
                 vector l1 = low_##vector(w, x), h1 = high_##vector(w, x);                                              \
                 vector l2 = low_##vector(y, z), h2 = high_##vector(y, z);                                              \
                 vector q = high_##vector(l1, l2), r = low_##vector(h1, h2);                                            \
-                vector low = wanted & 16 ? low_##vector(q, r) : q, high = wanted & 16 ? high_##vector(q, r) : r;       \
-                if (wanted & 1) to0[i] = mark_##vector(low_##vector(l1, l2), nan);                                     \
-                if (wanted & 2) to1[i] = mark_##vector(low, nan);                                                      \
-                if (wanted & 4) to2[i] = mark_##vector(high, nan);                                                     \
-                if (wanted & 8) to3[i] = mark_##vector(high_##vector(h1, h2), nan);                                    \
+                if (outputs_mask & IN_ORDER) ORDER(vector, q, r);                                                      \
+                if (outputs_mask & 1) to0[i] = mark_##vector(low_##vector(l1, l2), nan);                               \
+                if (outputs_mask & 2) to1[i] = mark_##vector(q, nan);                                                  \
+                if (outputs_mask & 4) to2[i] = mark_##vector(r, nan);                                                  \
+                if (outputs_mask & 8) to3[i] = mark_##vector(high_##vector(h1, h2), nan);                              \
             }                                                                                                          \
         }                                                                                                              \
     }
@@ -285,7 +285,7 @@ static int are_scaled(const int32_t *fold, const place *operands) {
     of(__VA_ARGS__, 21) of(__VA_ARGS__, 22) of(__VA_ARGS__, 23) of(__VA_ARGS__, 24) of(__VA_ARGS__, 25)                \
     of(__VA_ARGS__, 26) of(__VA_ARGS__, 27) of(__VA_ARGS__, 28) of(__VA_ARGS__, 29) of(__VA_ARGS__, 30)                \
     of(__VA_ARGS__, 31)
-#define MERGED(name, wanted) name##_merge_##wanted,
+#define MERGED(name, outputs_mask) name##_merge_##outputs_mask,
 
 #define RUN(name, vector, masks)                                                                                       \
     ORDERING_EIGHT(name, vector, masks, 0)                                                                             \

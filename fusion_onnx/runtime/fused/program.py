@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from fusion_onnx.runtime._wire import Message, WireError
 
-from .body import Body, Unfit, Value
-from .instructions import Instruction, chosen_for, steps_of
+from .body import Body, Unfit
+from .instructions import INPUT, NOWHERE, OUTPUT, VALUE, Instruction, Value, instructions_for, steps_of
 
-_INPUT, _VALUE, _OUTPUT, _NOWHERE = 1 << 20, 2 << 20, 3 << 20, 4 << 20
+_MALFORMED = (WireError, KeyError, IndexError, ValueError, struct.error)
+"""What a reader of a body meets that is not as it should be."""
 
 
 class Program(NamedTuple):
@@ -38,87 +39,103 @@ class Program(NamedTuple):
 
 
 def compile_function(function: Message, vectors: Iterable[int]) -> Program | None:
-    """Return the program of a function's body, None if it is not entrywise.
+    """Return the program of a function's body; None where there is none, for a reason that `why_no_program` gives.
 
     vectors: which of its inputs are known to have one axis.
     """
     try:
-        body = Body(function, frozenset(vectors))
-        return _Writer(body).program()
-    except (Unfit, WireError, KeyError, IndexError, ValueError, struct.error):
+        return _compiled(function, vectors)
+    except (Unfit, *_MALFORMED):
         return None
 
 
+def why_no_program(function: Message, vectors: Iterable[int]) -> str:
+    """Return why there is no program for a function's body; "" where there is one."""
+    try:
+        _compiled(function, vectors)
+    except Unfit as error:
+        return str(error)
+    except _MALFORMED as error:
+        return f"its body is malformed, or of a kind unknown here: {type(error).__name__}: {error}"
+    return ""
+
+
+def _compiled(function: Message, vectors: Iterable[int]) -> Program:
+    return _Writer(Body(function, frozenset(vectors))).program()
+
+
 class _Writer:
-    """Chooses instructions for the values of a body, then registers for what they give."""
+    """Chooses instructions for the values of a body, then registers for their results."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        reached = _reached(body.y)
-        order = [value for value in body.order if value in reached]
+        ancestors = _ancestors(body.y)
+        order = [value for value in body.order if value in ancestors]
         uses = Counter(operand for value in order for operand in value.operands)
-        chosen = chosen_for(order, uses)
-        self._instructions: list[Instruction] = []
-        self._given: set[Value] = set()
+        instructions = instructions_for(order, uses)
+        self._steps: list[Instruction] = []
+        self._results: set[Value] = set()
         for value in order:
-            if value in chosen and value.operator != "widen":
-                self._append(chosen[value], chosen)
+            if value in instructions and value.operator != "widen":
+                self._append(instructions[value], instructions)
 
-    def _append(self, instruction: Instruction, chosen: Mapping[Value, Instruction]) -> None:
-        if not self._given.isdisjoint(instruction.gives):
+    def _append(self, instruction: Instruction, instructions: Mapping[Value, Instruction]) -> None:
+        if not self._results.isdisjoint(instruction.results):
             return  # another result of it came first
         for step in steps_of(instruction):
-            for value in step.takes:
-                if value.operator == "widen" and value not in self._given:  # no sooner than it is needed
-                    self._append(chosen[value], chosen)
-            self._given.update(value for value in step.gives if value is not None)
-            self._instructions.append(step)
+            for value in step.operands:
+                if value.operator == "widen" and value not in self._results:  # no sooner than it is needed
+                    self._append(instructions[value], instructions)
+            self._results.update(value for value in step.results if value is not None)
+            self._steps.append(step)
 
     def program(self) -> Program:
         """Return the program."""
         body = self._body
-        last = {value: at for at, step in enumerate(self._instructions) for value in step.takes}
-        held: dict[Value, int] = {}
+        last = {value: at for at, step in enumerate(self._steps) for value in step.operands}
+        registers: dict[Value, int] = {}
         free: list[int] = []
         count = 0
         code: list[int] = []
-        for at, step in enumerate(self._instructions):
-            takes = [self._place(value, held) for value in step.takes]
+        for at, step in enumerate(self._steps):
+            operands = [self._operand(value, registers) for value in step.operands]
             # an instruction reads a tile of all its operands before it writes that tile: their registers can be reused
-            free += [held.pop(value) for value in dict.fromkeys(step.takes) if value in held and last[value] == at]
-            gives = []
-            for value in step.gives:
+            ends = [value for value in dict.fromkeys(step.operands) if value in registers and last[value] == at]
+            free += [registers.pop(value) for value in ends]
+            results = []
+            for value in step.results:
                 if value is None or value is body.y:
-                    gives.append(_OUTPUT if value else _NOWHERE)
+                    results.append(OUTPUT if value else NOWHERE)
                     continue
                 if not free:
                     free.append(count)
                     count += 1
-                held[value] = free.pop()
-                gives.append(held[value])
-            code += [*step.head, *gives, *takes]
-        parts = tuple(key for key in body.parts)
+                registers[value] = free.pop()
+                results.append(registers[value])
+            code += [*step.header, *results, *operands]
+        parts = tuple(body.parts)
         constants = b"".join(body.constants)
-        works = sum(len(step.takes) + len(step.gives) for step in self._instructions)
+        works = sum(len(step.operands) + len(step.results) for step in self._steps)
         return Program(
             body.name, body.element, len(body.formal), body.tensors, count, tuple(code), parts, constants, works
         )
 
-    def _place(self, value: Value, held: Mapping[Value, int]) -> int:
+    def _operand(self, value: Value, registers: Mapping[Value, int]) -> int:
         match value.operator:
             case "x":
-                return _INPUT + value.place
+                return INPUT + value.index
             case "part":
-                return _VALUE + value.place
+                return VALUE + value.index
             case "constant":
-                return _VALUE + len(self._body.parts) + value.place
-        return held[value]
+                return VALUE + len(self._body.parts) + value.index
+        return registers[value]
 
 
-def _reached(y: Value) -> set[Value]:
-    found, waiting = {y}, [y]
-    while waiting:
-        new = {operand for operand in waiting.pop().operands if operand not in found}
-        found |= new
-        waiting += new
-    return found
+def _ancestors(y: Value) -> set[Value]:
+    """Return the values that y is computed from, and y."""
+    values, queue = {y}, [y]
+    while queue:
+        operands = {operand for operand in queue.pop().operands if operand not in values}
+        values |= operands
+        queue += operands
+    return values
