@@ -49,7 +49,7 @@ def test_cuda_is_never_replaced_in_silence(no_cuda, providers, capfd):
         ("cudda", r"'cudda' is not known; did you mean 'cuda'\. The installed onnxruntime holds: .*cpu"),
         ("CUDAExecutionProvidr", "did you mean 'CUDAExecutionProvider'"),
         ("gpu", "'gpu' is not known"),
-        (["cpu", "cpu"], "providers for twice"),
+        (["cpu", "cpu"], "asked for twice"),
         (["auto", "cpu"], '"auto" stands alone'),
         ([], "providers is empty"),
         ([("cpu",)], "neither a name nor a pair"),
