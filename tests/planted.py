@@ -517,7 +517,7 @@ FAULTS = (
     ),
     Fault(
         "files: the example's batch is kept",
-        "exporters/fusion_exporters/signature.py",
+        "exporters/fusion_exporters/graph_inputs.py",
         "return [{0: dynamic} if t.ndim >= 2 and",
         "return [{0: dynamic} if t.ndim >= 3 and",
         "test_export",

@@ -17,15 +17,15 @@ from fusion_exporters.algebra import rewrite
 from fusion_exporters.errors import ExportError, VerificationError
 from fusion_exporters.external import MAX_BYTES, file_beside, move_weights, refuse_too_large, too_large
 from fusion_exporters.forms.choice import AUTO, Chooser, FormRequest
+from fusion_exporters.graph_inputs import Dynamic, GraphInputs, graph_inputs, left_out, output_names
 from fusion_exporters.programs import as_program, example_of
-from fusion_exporters.signature import Dynamic, Signature, left_out, output_names, signature
 from fusion_exporters.single import entrywise_strategy_of, observe, single
 from fusion_exporters.translation.reasons import of_fast_path, unfit
-from fusion_exporters.translation.tracing import LIMITS, Limits, import_compiler, traced
+from fusion_exporters.translation.tracing import Limits, import_compiler, traced
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.errors import FusionError
-from fusion_onnx.file_format import version
+from fusion_onnx.file_format import ALGEBRA, ENTRYWISE, FORMS, FUSIONS, LIMITS, VERIFICATION, VERSION, key, version
 from fusion_onnx.files import vacant, write_file
 from fusion_onnx.runtime import Providers, SessionError
 from fusion_onnx.verification import Verdict, verify
@@ -130,7 +130,7 @@ def export(
         writer = _Writer(target, external_data, overwrite, stack)
         if not external_data:
             refuse_too_large(module)
-        inputs = signature(module, example_inputs, dynamic, input_names, kwargs)
+        inputs = graph_inputs(module, example_inputs, dynamic, input_names, kwargs)
         builder = _Builder(run, inputs, opset, inline, output_names, form, providers)
         data = writer.prepare(builder.model(algebra=optimize == "algebra"))
         verdict = _verified(module, data, inputs, providers) if verify else None
@@ -141,7 +141,7 @@ def export(
             again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
             raise VerificationError(verdict, again)
         _check_types(data)
-        writer.finish(_noted(writer.proto, "verification", verdict.summary()) if verdict else b"")
+        writer.finish(_noted(writer.proto, VERIFICATION, verdict.summary()) if verdict else b"")
     return ExportResult(target, writer.proto, verdict, tuple(builder.notes))
 
 
@@ -196,7 +196,7 @@ class _Builder:
     """Builds the model of a module, as often as it is asked to."""
 
     run: Repeatable
-    inputs: Signature
+    inputs: GraphInputs
     opset: int
     inline: str
     output_names: Sequence[str] | None
@@ -214,9 +214,9 @@ class _Builder:
         chooser = Chooser.from_request(self.form, self.providers, sizes, isolated=bool(strategy))
         forms = graph.attach_bodies(model, module, chooser)
         graph.tidy(model)
-        facts: dict[str, Any] = {**_facts(module), "forms": forms}
+        facts: dict[str, Any] = {**_facts(module), FORMS: forms}
         if strategy and len(list(model.graph)) == 1:  # a check of the inputs may compute
-            facts["entrywise"] = True
+            facts[ENTRYWISE] = True
         if self.inline == "all":
             model = graph.inlined(model)
         graph.store_once(model)
@@ -224,8 +224,8 @@ class _Builder:
             refusals = ["nothing to do: no fusion has linear layers beside it to fold"]
         note = note or "; ".join(refusals)
         if limits := model.meta.get(LIMITS):
-            facts["limits"] = limits
-        graph.describe(model, {**facts, **({"algebra": note} if note else {})})
+            facts[LIMITS] = limits
+        graph.describe(model, {**facts, **({ALGEBRA: note} if note else {})})
         return model
 
     def _translated(self) -> ir.Model:
@@ -276,7 +276,7 @@ def _check_types(data: Any) -> None:
         raise ExportError(f"what was exported is no valid model: {error}") from error
 
 
-def _verified(module: torch.nn.Module, model: Any, inputs: Signature, providers: Providers) -> Verdict:
+def _verified(module: torch.nn.Module, model: Any, inputs: GraphInputs, providers: Providers) -> Verdict:
     try:
         return _verify(module, model, inputs.args, providers)
     except SessionError as error:
@@ -304,7 +304,7 @@ def _shown(least: int, most: int | None) -> str:
     return f"{least} or more" if most is None else f"{least} to {most}" if least else f"at most {most}"
 
 
-def _check_limits(run: Repeatable, inputs: Signature, limits: Mapping[str, Limits]) -> None:
+def _check_limits(run: Repeatable, inputs: GraphInputs, limits: Mapping[str, Limits]) -> None:
     """Raise ExportError where the module runs beyond the sizes for which it was traced: there it does something else.
 
     Where it runs no further, as beyond the last of its positions, the sizes are its own limit.
@@ -332,4 +332,4 @@ def _facts(module: torch.nn.Module) -> Mapping[str, Any]:
                 fusions[path or part.name] = part.to_config()
             except FusionError as error:  # a callable without a name: the graph holds what it does
                 fusions[path or part.name] = {"function_class": part.strategy(), "note": str(error)}
-    return {"version": version(), "torch": torch.__version__.split("+")[0], "fusions": fusions}
+    return {VERSION: version(), key("torch"): torch.__version__.split("+")[0], FUSIONS: fusions}

@@ -1,7 +1,6 @@
 """The exported graph: fusions' functions attached, torch's traces removed, functions inlined on request."""
 
 import ast
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,15 +14,15 @@ from onnx_ir.passes import common as passes
 from fusion_exporters.bodies import digest
 from fusion_exporters.errors import ExportError
 from fusion_exporters.forms.choice import AUTO, Chooser
-from fusion_exporters.signature import Axes
+from fusion_exporters.graph_inputs import Axes
 from fusion_exporters.translation.tracing import SCOPES
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
-from fusion_onnx.file_format import DOMAIN, version
+from fusion_onnx.file_format import ALGEBRA, DOMAIN, text, version
 from fusion_onnx.verification.trace import numbered
 
-NOTE = "fusion_onnx.algebra"
+NOTE = ALGEBRA
 """The key under which a node that algebra.py rewrote says what was done."""
 MIN_BYTES = 1024
 """Of a matrix that is worth a node."""
@@ -44,7 +43,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     """
     opset, modules = model.opset_imports[""], dict(module.named_modules())
     states = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    texts: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     classes: dict[str, type[Fusion]] = {}
     counts: dict[str, int] = {}
     forms: dict[str, Any] = {}
@@ -59,11 +58,11 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         inputs = [_input(v) for v in node.inputs]
         default = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
         choice = choose(fusion, path or fusion.strategy(), inputs, count, opset, default)
-        body, text = choice.body, choice.text
-        if classes.get(body.name) is type(fusion) and texts[body.name] != text:
+        body, content = choice.body, choice.content
+        if classes.get(body.name) is type(fusion) and contents[body.name] != content:
             body.name += "_" + digest(config)  # something that the name does not tell decides the body
         classes.setdefault(body.name, type(fusion))
-        if texts.setdefault(body.name, text) != text:
+        if contents.setdefault(body.name, content) != content:
             raise ExportError(
                 f"two different strategies are named {fusion.strategy()!r} and would share the function {body.name}; "
                 "rename one of the classes."
@@ -78,7 +77,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     for domain in (DOMAIN, ""):  # one order, however the model was made
         model.opset_imports.pop(domain, None)
     model.opset_imports[""] = opset
-    if texts:
+    if contents:
         model.opset_imports[DOMAIN] = 1
     return forms
 
@@ -264,15 +263,10 @@ def inlined(model: ir.Model) -> ir.Model:
 
 
 def describe(model: ir.Model, facts: Mapping[str, Any]) -> None:
-    """Write facts into the model's metadata, as `fusion_onnx.<key>`; what is not text goes in as JSON."""
-    model.metadata_props.update(_entry(key, fact) for key, fact in facts.items())
+    """Write facts into the model's metadata, by their keys in `fusion_onnx.file_format`."""
+    model.metadata_props.update({key: text(fact) for key, fact in facts.items()})
 
 
 def note(proto: onnx.ModelProto, key: str, fact: Any) -> None:
     """Write one fact into the metadata of a finished model, behind the others."""
-    name, text = _entry(key, fact)
-    proto.metadata_props.add(key=name, value=text)
-
-
-def _entry(key: str, fact: Any) -> tuple[str, str]:
-    return f"fusion_onnx.{key}", fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
+    proto.metadata_props.add(key=key, value=text(fact))

@@ -14,7 +14,7 @@ from fusion_exporters import graph
 from fusion_exporters.errors import ExportError
 from fusion_exporters.forms.choice import Chooser
 from fusion_exporters.translation import doubles, operators, tracing
-from fusion_onnx.file_format import DOMAIN, version
+from fusion_onnx.file_format import DOMAIN, FORMS, VERSION, version
 
 
 def translations() -> dict[Any, Any]:
@@ -53,7 +53,7 @@ def attach(model: Any, module: torch.nn.Module | None = None) -> Any:
     operators.keep_infinities(ir_model)
     doubles.keep_digits(ir_model)
     forms = graph.attach_bodies(ir_model, module or torch.nn.Module(), Chooser())
-    graph.describe(ir_model, {"version": version(), "forms": forms})
+    graph.describe(ir_model, {VERSION: version(), FORMS: forms})
     if proto is not None:
         proto.CopyFrom(ir.to_proto(ir_model))
     return model

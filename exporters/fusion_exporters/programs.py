@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fusion_exporters.errors import ExportError
-from fusion_exporters.signature import Axes
+from fusion_exporters.graph_inputs import Axes
 from fusion_exporters.translation.tracing import quiet
 from fusion_onnx import registry
 

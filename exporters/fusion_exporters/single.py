@@ -15,7 +15,7 @@ from onnx_ir import tensor_adapters
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fusion_exporters.signature import Signature
+from fusion_exporters.graph_inputs import GraphInputs
 from fusion_exporters.translation.tracing import SCOPES, Flat, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
@@ -93,7 +93,7 @@ class Observation(TorchFunctionMode):
         return next((self._source(base) for view, base in self._views if view is tensor and base is not tensor), tensor)
 
 
-def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observation | None]:
+def observe(module: torch.nn.Module, inputs: GraphInputs) -> tuple[Any, Observation | None]:
     """Run a module on its example; return its outputs, and what was seen where it may be a fusion by itself.
 
     The example is what the module may write into: give a copy.
@@ -106,7 +106,7 @@ def observe(module: torch.nn.Module, inputs: Signature) -> tuple[Any, Observatio
 
 
 def single(
-    module: torch.nn.Module, inputs: Signature, outputs: Any, observation: Observation | None, name: str, opset: int
+    module: torch.nn.Module, inputs: GraphInputs, outputs: Any, observation: Observation | None, name: str, opset: int
 ) -> ir.Model | None:
     """Return the model of a module that is one fusion, as tracing it would give it; None where that is not certain.
 
@@ -130,7 +130,7 @@ def single(
     return _written(module, inputs, call, places, _value(name, call.y, shape), opset)
 
 
-def _places(call: Call, inputs: Signature) -> list[int | None] | None:
+def _places(call: Call, inputs: GraphInputs) -> list[int | None] | None:
     """Return which graph input each of the node's inputs is, None for a constant.
 
     None in place of the list where a graph input is not what the node takes, once and as it is.
@@ -146,7 +146,7 @@ def _places(call: Call, inputs: Signature) -> list[int | None] | None:
 
 
 def _written(
-    module: torch.nn.Module, inputs: Signature, call: Call, places: Sequence[int | None], y: ir.Value, opset: int
+    module: torch.nn.Module, inputs: GraphInputs, call: Call, places: Sequence[int | None], y: ir.Value, opset: int
 ) -> ir.Model | None:
     """Write the graph of one node; None where a constant has the name of an input or of the output."""
     formal = [
@@ -205,7 +205,7 @@ def _is_ours(module: torch.nn.Module) -> bool:
 
 
 def _has_one_branch(
-    module: torch.nn.Module, inputs: Signature, call: Call, places: Sequence[int | None], shape: Sequence[int | str]
+    module: torch.nn.Module, inputs: GraphInputs, call: Call, places: Sequence[int | None], shape: Sequence[int | str]
 ) -> bool:
     """Whether torch.export, for which sizes are symbols, sees the same one call and the same output's shape."""
     try:
@@ -236,7 +236,7 @@ def _has_one_branch(
     )
 
 
-def _output_shape(call: Call, inputs: Signature) -> list[int | str] | None:
+def _output_shape(call: Call, inputs: GraphInputs) -> list[int | str] | None:
     """Return the sizes of the output's axes, and the names of its dynamic ones; None where they are not certain."""
     fusion, xs, y = prototype(call.packet, call.config), call.xs, call.y
     axes = {id(leaf): names for leaf, names in zip(inputs.leaves(), inputs.axes, strict=True)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxscript
 import torch
 
-from fusion_exporters.signature import Signature
+from fusion_exporters.graph_inputs import GraphInputs
 from fusion_onnx import errors
 
 _FOREIGN = tuple(f"{Path(str(module.__file__)).parent}/" for module in (torch, onnxscript, errors))
@@ -65,7 +65,7 @@ def of_fast_path(module: torch.nn.Module, passes: Callable[[], bool]) -> str:
     )
 
 
-def reason(error: BaseException, inputs: Signature) -> str:
+def reason(error: BaseException, inputs: GraphInputs) -> str:
     """Return what an error of torch's exporter means."""
     cause = _cause(error)
     kind, text = type(cause).__name__, str(cause).strip()
@@ -89,7 +89,7 @@ def reason(error: BaseException, inputs: Signature) -> str:
     return f"torch could not export the module{at}. {kind}: {_first(text)}"
 
 
-def _fixed(text: str, inputs: Signature) -> str:
+def _fixed(text: str, inputs: GraphInputs) -> str:
     axes_by_input = {name: dict(axes) for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
     leaves = inputs.leaves()
     places = [(int(size), int(i), int(axis)) for size, i, axis in _STATIC.findall(text)]

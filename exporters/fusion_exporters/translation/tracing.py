@@ -18,12 +18,12 @@ from onnxscript.values import Op, Opset
 from torch.utils import _pytree as pytree
 
 from fusion_exporters.errors import ExportError
-from fusion_exporters.signature import Signature
+from fusion_exporters.graph_inputs import GraphInputs
 from fusion_exporters.translation import attention, doubles, losses, operators
 from fusion_exporters.translation.reasons import reason
 from fusion_onnx.contract.torch_op import STRATEGIES
 from fusion_onnx.errors import FusionError
-from fusion_onnx.file_format import DOMAIN
+from fusion_onnx.file_format import DOMAIN, LIMITS
 from fusion_onnx.verification.arguments import call
 
 try:
@@ -32,15 +32,13 @@ except ImportError:  # an older torch, whose torch.onnx.export does without
     _patches = None  # type: ignore[assignment]
 
 Limits = tuple[int, int | None]
-LIMITS = "limits"
-"""Where a traced model keeps, in `meta`, the sizes of its axes for which it holds."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The key under which torch.onnx.export keeps, at a node, the paths of the modules that it was traced in."""
 _ENDLESS = 2**24
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
 
 
-def traced(module: torch.nn.Module, inputs: Signature, names: Sequence[str], opset: int) -> ir.Model:
+def traced(module: torch.nn.Module, inputs: GraphInputs, names: Sequence[str], opset: int) -> ir.Model:
     """Return the model that torch traces, with each fusion as one opaque node; names: of its outputs.
 
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
@@ -161,7 +159,7 @@ def limits(program: Any) -> dict[str, Limits]:
     return found
 
 
-def _by_axis(program: Any, inputs: Signature) -> dict[str, Limits]:
+def _by_axis(program: Any, inputs: GraphInputs) -> dict[str, Limits]:
     """Return the limits by the axes' names; those of sizes that depend on data are the module's own affair."""
     users = set(program.graph_signature.user_inputs)
     taken = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in users]

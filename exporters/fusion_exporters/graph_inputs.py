@@ -26,7 +26,7 @@ Dynamic: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class Signature:
+class GraphInputs:
     """The graph's inputs: the example arguments, and for each tensor among them its name and its dynamic axes."""
 
     args: tuple[Any, ...]
@@ -53,13 +53,13 @@ class Signature:
         return resized
 
 
-def signature(
+def graph_inputs(
     module: torch.nn.Module,
     example_inputs: Any,
     dynamic: Dynamic,
     names: Sequence[str] | None,
     kwargs: Mapping[str, Any] | None = None,
-) -> Signature:
+) -> GraphInputs:
     """Check the example inputs and name what is in them.
 
     A list argument `x` of tensors becomes x1, x2, ...; a mapping `m` becomes m_key. The example's dynamic axes are
@@ -83,7 +83,7 @@ def signature(
     if not leaves:
         raise ExportError("example_inputs holds no tensor.")
     axes = _axes(module, args, dynamic, leaf_names, leaves)
-    return Signature(_enlarged(args, leaf_names, axes), leaf_names, axes)
+    return GraphInputs(_enlarged(args, leaf_names, axes), leaf_names, axes)
 
 
 def output_names(outputs: Any, names: Sequence[str] | None, inputs: Sequence[str]) -> list[str]:
