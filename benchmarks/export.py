@@ -17,7 +17,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters import exporter
-from fusion_exporters.signature import signature
+from fusion_exporters.graph_inputs import graph_inputs
 from fusion_exporters.single import observe, single
 from fusion_exporters.translation.tracing import traced
 from fusion_onnx.bench.rows import machine
@@ -32,7 +32,7 @@ def calls(fusion: fusion_onnx.Fusion) -> dict[str, Callable[[], Any]]:
     xs = [torch.randn(8, width, generator=generator) for width in fusion.dims or ()]
     length = fusion.calculate_l()
     args: tuple[Any, ...] = (xs, torch.randn(length, generator=generator)) if length else (xs,)
-    inputs = signature(fusion, args, "batch", None)
+    inputs = graph_inputs(fusion, args, "batch", None)
     linear, x = torch.nn.Linear(8, 8).eval(), torch.randn(8, 8)
 
     def written() -> None:

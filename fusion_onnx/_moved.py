@@ -16,6 +16,7 @@ MOVED = {
     "fusion_exporters.inputs": "fusion_exporters.graph_inputs",
     "fusion_exporters.operators": "fusion_exporters.translation.operators",
     "fusion_exporters.reasons": "fusion_exporters.translation.reasons",
+    "fusion_exporters.signature": "fusion_exporters.graph_inputs",
     "fusion_exporters.tracing": "fusion_exporters.translation.tracing",
     "fusion_onnx.arithmetic": "fusion_onnx.contract.rounding",
     "fusion_onnx.assertion": "fusion_onnx.testing.parity",

@@ -41,7 +41,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     """
     opset, modules = model.opset_imports[""], dict(module.named_modules())
     states = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    texts: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     classes: dict[str, type[Fusion]] = {}
     counts: dict[str, int] = {}
     forms: dict[str, Any] = {}
@@ -56,11 +56,11 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
         inputs = [_input(v) for v in node.inputs]
         default = node.attributes.pop("form").as_string() if "form" in node.attributes else AUTO
         choice = choose(fusion, path or fusion.strategy(), inputs, count, opset, default)
-        body, text = choice.body, choice.text
-        if classes.get(body.name) is type(fusion) and texts[body.name] != text:
+        body, content = choice.body, choice.content
+        if classes.get(body.name) is type(fusion) and contents[body.name] != content:
             body.name += "_" + digest(config)  # something that the name does not tell decides the body
         classes.setdefault(body.name, type(fusion))
-        if texts.setdefault(body.name, text) != text:
+        if contents.setdefault(body.name, content) != content:
             raise ExportError(
                 f"two different strategies are named {fusion.strategy()!r} and would share the function {body.name}; "
                 "rename one of the classes."
@@ -75,7 +75,7 @@ def attach_bodies(model: ir.Model, module: torch.nn.Module, choose: Chooser) -> 
     for domain in (DOMAIN, ""):  # one order, however the model was made
         model.opset_imports.pop(domain, None)
     model.opset_imports[""] = opset
-    if texts:
+    if contents:
         model.opset_imports[DOMAIN] = 1
     return forms
 

@@ -26,11 +26,11 @@ MIN_SAVING = 0.1
 class Choice:
     """A fusion in the form it is exported in, the reason for that form, and what each form looked at costs.
 
-    text: the body's bytes without its name, which tell it from another of the same name.
+    content: the body's bytes without its name, which tell it from another of the same name.
     """
 
     body: ir.Function
-    text: bytes
+    content: bytes
     form: str
     reason: str
     costs: Mapping[str, Cost]
@@ -51,7 +51,7 @@ class Candidates:
     """What a fusion can be written as for a node's inputs, by the form's name: bodies, their bytes, what they cost."""
 
     bodies: Mapping[str, ir.Function]
-    texts: Mapping[str, bytes]
+    contents: Mapping[str, bytes]
     costs: Mapping[str, Cost]
 
 
@@ -140,8 +140,7 @@ class Chooser:
                 form = _cheapest({n: costs[n].seconds(rates, blocks) for n in names}, names)
         else:
             form = self._named_form(fusion, path, requested, bodies)
-        text = candidates.texts[form]
-        return Choice(bodies[form], text, form, reason, costs, seconds, self.sizes)
+        return Choice(bodies[form], candidates.contents[form], form, reason, costs, seconds, self.sizes)
 
     def finish(self) -> None:
         """Raise ExportError where a request met no fusion."""
@@ -186,7 +185,7 @@ def provider_of(providers: Providers) -> str:
 def _candidates(
     fusion: Fusion, inputs: Sequence[ir.Value], count: int, opset: int, shapes: Sequence[tuple[list[int], bool]]
 ) -> Candidates:
-    bodies, texts, costs = {}, {}, {}
+    bodies, contents, costs = {}, {}, {}
     dtype = inputs[0].dtype
     assert dtype is not None
     for name in fusion.forms():
@@ -197,8 +196,8 @@ def _candidates(
         proto = ir.serde.serialize_function(bodies[name])
         costs[name] = cost(proto, shapes, dtype)
         proto.name = ""
-        texts[name] = proto.SerializeToString(deterministic=True)
-    return Candidates(bodies, texts, costs)
+        contents[name] = proto.SerializeToString(deterministic=True)
+    return Candidates(bodies, contents, costs)
 
 
 def _constant(value: ir.Value) -> bool:

@@ -32,7 +32,6 @@ except ImportError:  # an older torch, whose torch.onnx.export does without
     _patches = None  # type: ignore[assignment]
 
 Limits = tuple[int, int | None]
-"""Where a traced model keeps, in `meta`, the sizes of its axes for which it holds."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The key under which torch.onnx.export keeps, at a node, the paths of the modules that it was traced in."""
 _ENDLESS = 2**24
