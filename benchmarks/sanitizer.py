@@ -24,6 +24,7 @@ import torch
 import fusion_onnx
 from fusion_onnx.bench.rows import machine
 from fusion_onnx.runtime import Session, _ort, fused
+from fusion_onnx.runtime.fused import kernels
 from fusion_onnx.runtime.fused.build import compile_library
 from tests import mischief
 
@@ -105,7 +106,7 @@ def _findings(said: str) -> list[str]:
 
 def campaign(target: Path, seed: int, sample: int | None) -> dict[str, Any]:
     """Run every strategy with the kernels of this library, and all mischief; return how much, and what differs."""
-    fused.PATH = str(target)
+    kernels.PATH = str(target)
     _turn_the_arena_off()
     draw = np.random.default_rng(seed)
     subjects = list(_subjects())

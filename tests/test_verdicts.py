@@ -189,6 +189,15 @@ def test_a_declared_shape_that_is_false_is_found():
     assert "declared" in {f.failed for f in verify(network, model, (X, Y)).findings}
 
 
+def test_a_tolerance_beyond_the_largest_number_is_infinite():
+    class Harmonic(nn.Module):
+        def forward(self, a, b):
+            return 1 / (1 / a + 1 / b)
+
+    a = torch.randn(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert export(Harmonic(), (a, -a * (1 + 2.3e-16))).verdict is not None
+
+
 def test_an_index_that_ties_do_not_explain_fails():
     network = After(lambda h: h.relu().topk(3, -1).indices)
     model = export(network, (X, Y)).model

@@ -179,7 +179,8 @@ class MeasuredTolerance:
             spread = np.maximum(scale * spread, off)
         arithmetic = Arithmetic(eager.dtype)
         size = np.where(np.isfinite(near), np.abs(near), 0)
-        each = FACTOR / 2 * spread + 2 * (arithmetic.u * size + arithmetic.eta)
+        with np.errstate(over="ignore"):  # infinite: whatever the model gives is allowed
+            each = FACTOR / 2 * spread + 2 * (arithmetic.u * size + arithmetic.eta)
         # finite in float64 and not in eager: the order of its sums decided that
         each = np.where(np.isfinite(truth) & ~np.isfinite(near), np.inf, each)
         return Tolerance(truth if eager.dtype != torch.float64 else None, each, each, self.rule)
