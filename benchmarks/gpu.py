@@ -20,7 +20,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters.errors import ExportError
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS
 from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
@@ -77,7 +77,7 @@ def row(name: str, fusion: Fusion, xs: Sequence[torch.Tensor], provider: str, se
     source = torch.zeros(moved, dtype=torch.uint8, device=xs[0].device)
     target = torch.empty_like(source)
     calls["copy"] = lambda: (target.copy_(source), torch.cuda.synchronize() if on_card else None)
-    times = measured(calls, seconds)
+    times = median_times(calls, seconds)
     return {
         "strategy": name,
         "dtype": str(xs[0].dtype).removeprefix("torch."),

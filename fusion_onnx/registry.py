@@ -3,11 +3,10 @@
 `names()` reads file names and imports nothing; `get(name)` imports the one file.
 """
 
-import difflib
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from fusion_onnx.errors import FusionError
+from fusion_onnx.errors import FusionError, suggestion
 from fusion_onnx.fusions import _folder
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ def get(name: str) -> "type[Fusion]":
         return _registered[name]
     if name in _folder.names():
         return _folder.load(name)
-    offered = _entry_points()
-    if name in offered:
-        return _checked(name, offered[name].load())
-    near = difflib.get_close_matches(str(name), names(), 1) or [n for n in names() if n in str(name)]
-    hint = f" Did you mean {near[-1]!r}?" if near else ""
+    points = _entry_points()
+    if name in points:
+        return _checked(name, points[name].load())
+    parts = [n for n in names() if n in str(name)]
+    hint = suggestion(str(name), names()) or (f" Did you mean {parts[-1]!r}?" if parts else "")
     raise FusionError(
         f"unknown strategy {name!r}.{hint} Known are {', '.join(names())}; "
         "one of your own is made known by fusion_onnx.register(cls)."
