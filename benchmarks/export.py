@@ -19,7 +19,7 @@ import fusion_onnx
 from fusion_exporters import exporter
 from fusion_exporters.graph_inputs import graph_inputs
 from fusion_exporters.single import observe, single
-from fusion_exporters.translation.tracing import traced
+from fusion_exporters.translation.tracing import trace
 from fusion_onnx.bench.rows import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,7 +43,7 @@ def calls(fusion: fusion_onnx.Fusion) -> dict[str, Callable[[], Any]]:
 
     return {
         "translated": written,
-        "traced": lambda: traced(fusion, inputs, ["y"], exporter.DEFAULT_OPSET),
+        "traced": lambda: trace(fusion, inputs, ["y"], exporter.DEFAULT_OPSET),
         "exported": lambda: fusion_onnx.export(fusion, args, verify=False),
         "linear": lambda: torch.onnx.export(
             linear, (x,), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},)

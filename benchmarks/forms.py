@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fusion_onnx
 from fusion_exporters.errors import ExportError
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx import Fusion
 from fusion_onnx.bench.rows import SCENARIOS as BENCHED
 from fusion_onnx.bench.rows import Scenario, fusions, machine
@@ -49,10 +49,10 @@ def row(name: str, fusion: Fusion, scenario: str, xs: list[Tensor], seconds: flo
             bare[form] = fusion_onnx.Session(made, "cpu", threads=threads, fuse=False, spin=False).bind(*arrays)
         facts[form] = _facts(made)
     taken = _facts(fusion_onnx.export(layer, tuple(xs), verify=False))
-    times = measured(calls, seconds)
+    times = median_times(calls, seconds)
     forms = fusion.forms()
     best = min(times[form] for form in times if forms[form].drop_in)
-    operators = measured(bare, seconds) if bare else {}
+    operators = median_times(bare, seconds) if bare else {}
     return {
         "strategy": name,
         "scenario": scenario,

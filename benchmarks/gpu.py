@@ -20,7 +20,7 @@ import torch
 
 import fusion_onnx
 from fusion_exporters.errors import ExportError
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx import Fusion
 from fusion_onnx.bench.contenders import CONTENDERS
 from fusion_onnx.bench.rows import SCENARIOS, fusions, machine
@@ -46,42 +46,42 @@ def row(name: str, fusion: Fusion, xs: Sequence[torch.Tensor], provider: str, se
     on_card, host = xs[0].is_cuda, tuple(x.cpu() for x in xs)
     right = layer(host).detach().double()
     tolerance = max(1e-4, 8 * torch.finfo(xs[0].dtype).eps) * float(right.abs().max())
-    chosen = _facts(fusion_onnx.export(layer, host, verify=False, providers=provider))["form"]
+    best = _facts(fusion_onnx.export(layer, host, verify=False, providers=provider))["form"]
     calls: dict[str, Callable[[], Any]] = {}
     failed, rule = {}, {}
 
     def enter(name: str, build: Callable[[], Callable[[], Any]]) -> None:
         try:
             call = build()
-            off = float((torch.as_tensor(call()).cpu().double() - right).abs().max())
-            if not off <= tolerance:
-                raise ArithmeticError(f"it is off by {off:.1e}")
+            deviation = float((torch.as_tensor(call()).cpu().double() - right).abs().max())
+            if not deviation <= tolerance:
+                raise ArithmeticError(f"it is off by {deviation:.1e}")
             calls[name] = call
         except Exception as error:  # a row says what failed in it, and goes on
             failed[name] = f"{type(error).__name__}: {error}"[:300]
 
     for form in fusion.forms():
         try:
-            made = fusion_onnx.export(layer, host, form=form, verify=False, providers=provider)
+            result = fusion_onnx.export(layer, host, form=form, verify=False, providers=provider)
         except ExportError:
             continue  # nothing to offer
-        rule[form] = _facts(made)["microseconds"]
-        session = fusion_onnx.Session(made, provider)
+        rule[form] = _facts(result)["microseconds"]
+        session = fusion_onnx.Session(result, provider)
         enter(form, lambda session=session: _first(session.bind(*xs)))  # type: ignore[misc]
-        if on_card and form == chosen:
+        if on_card and form == best:
             enter("graph", lambda session=session: _first(session.bind(*xs, cuda_graph=True)))  # type: ignore[misc]
     w = layer.w.detach().reshape(-1) if layer.w is not None else None
     for peer in PEERS if on_card else ():
         enter(peer, lambda peer=peer: CONTENDERS[peer](fusion, list(host), w))  # type: ignore[misc]
-    moved = (sum(x.nbytes for x in xs) + xs[0].element_size() * xs[0].shape[0] * fusion.calculate_n()) // 2
-    source = torch.zeros(moved, dtype=torch.uint8, device=xs[0].device)
+    half_bytes = (sum(x.nbytes for x in xs) + xs[0].element_size() * xs[0].shape[0] * fusion.calculate_n()) // 2
+    source = torch.zeros(half_bytes, dtype=torch.uint8, device=xs[0].device)
     target = torch.empty_like(source)
     calls["copy"] = lambda: (target.copy_(source), torch.cuda.synchronize() if on_card else None)
-    times = measured(calls, seconds)
+    times = median_times(calls, seconds)
     return {
         "strategy": name,
         "dtype": str(xs[0].dtype).removeprefix("torch."),
-        "chosen": chosen,
+        "chosen": best,
         "microseconds": {call: t * 1e6 for call, t in times.items()},
         "rule": rule,
         "failed": failed,
@@ -92,8 +92,8 @@ def _first(call: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: call()[0]
 
 
-def _facts(made: Any) -> dict[str, Any]:
-    (facts,) = facts_in({p.key: p.value for p in made.model.metadata_props}).values()
+def _facts(result: Any) -> dict[str, Any]:
+    (facts,) = facts_in({p.key: p.value for p in result.model.metadata_props}).values()
     return facts
 
 
@@ -120,10 +120,10 @@ def main() -> int:
             for name, fusion in fusions(scenario, list(fusion_onnx.names())):
                 sizes = (scenario.k, scenario.rows, scenario.width)
                 xs = [*torch.randn(sizes, device="cuda").to(getattr(torch, dtype))]
-                found = {"scenario": scenario.name, **row(name, fusion, xs, "cuda", args.seconds)}
-                rows.append(found)
-                times = ", ".join(f"{call} {t:,.1f}" for call, t in found["microseconds"].items())
-                print(f"{dtype}: {scenario.name}: {name}: {times} µs → {found['chosen']}", flush=True)
+                record = {"scenario": scenario.name, **row(name, fusion, xs, "cuda", args.seconds)}
+                rows.append(record)
+                times = ", ".join(f"{call} {t:,.1f}" for call, t in record["microseconds"].items())
+                print(f"{dtype}: {scenario.name}: {name}: {times} µs → {record['chosen']}", flush=True)
             path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return status
 

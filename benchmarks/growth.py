@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import fusion_onnx
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx.bench.plot import growth
 from fusion_onnx.bench.rows import machine
 
@@ -54,8 +54,8 @@ def main() -> None:
     """Measure and write."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {"k inputs of (1024, 256)": {}, "rows of 64, k = 4": {}}
     for name in STRATEGIES:
-        by_k = [(k, measured({"": call(name, k, 1024, 256)}, 0.3)[""]) for k in (2, 4, 8, 16, 32, 64)]
-        by_rows = [(rows, measured({"": call(name, 4, rows, 64)}, 0.3)[""]) for rows in (10**i for i in range(7))]
+        by_k = [(k, median_times({"": call(name, k, 1024, 256)}, 0.3)[""]) for k in (2, 4, 8, 16, 32, 64)]
+        by_rows = [(rows, median_times({"": call(name, 4, rows, 64)}, 0.3)[""]) for rows in (10**i for i in range(7))]
         curves["k inputs of (1024, 256)"][name], curves["rows of 64, k = 4"][name] = by_k, by_rows
     network, inputs = Deep(200).eval(), (torch.randn(4, 16), torch.randn(4, 16))
     start = time.perf_counter()

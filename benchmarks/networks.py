@@ -299,10 +299,10 @@ def measure(build: Callable[[], Network], batches: Sequence[int], rounds: int, *
         calls = calls_of(network, xs, files, compiled=compiled)
         check(calls, exact if isinstance(exact, tuple) else (exact,))
         times = loops(calls, rounds, TURN)
-        medians = {contender: statistics.median(found) for contender, found in times.items()}
+        medians = {contender: statistics.median(samples) for contender, samples in times.items()}
         beside = {
-            contender: statistics.median(a / b for a, b in zip(found, times["run"], strict=True))
-            for contender, found in times.items()
+            contender: statistics.median(a / b for a, b in zip(samples, times["run"], strict=True))
+            for contender, samples in times.items()
         }
         rows.append(Row(name, batch, medians, beside))
     return rows
@@ -357,10 +357,10 @@ def cold_starts(rounds: int) -> dict[str, dict[str, float]]:
     alone = times["onnxruntime"]
     return {
         name: {
-            "seconds": statistics.median(found),
-            "beside": statistics.median(a / b for a, b in zip(found, alone, strict=True)),
+            "seconds": statistics.median(samples),
+            "beside": statistics.median(a / b for a, b in zip(samples, alone, strict=True)),
         }
-        for name, found in times.items()
+        for name, samples in times.items()
     }
 
 

@@ -250,7 +250,7 @@ def trial(call: Callable[..., Any], sample: Any, dtype: torch.dtype) -> dict[str
     with torch.no_grad():
         torch.manual_seed(1)
         again = tensors(plain(*[x.clone() for x in args]))
-    drawn = any(
+    random = any(
         x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num())
         for x, y in zip(again, results, strict=True)
     )
@@ -276,17 +276,17 @@ def trial(call: Callable[..., Any], sample: Any, dtype: torch.dtype) -> dict[str
             record["verdict"] = "" if verdict.passed else " ".join(verdict.reasons[0].split())[:220]
         except Exception as error:
             record["verdict"] = brief(error)
-    return {"outcome": _outcome(record, drawn, known), **{key: text for key, text in record.items() if text}}
+    return {"outcome": _outcome(record, random, known), **{key: text for key, text in record.items() if text}}
 
 
-def _outcome(record: dict[str, str], drawn: bool, known: bool) -> str:
+def _outcome(record: dict[str, str], random: bool, known: bool) -> str:
     if record["ours"].startswith("refused") or record["verdict"]:
-        return "refused" if record["plain"] or drawn else "alarm"
+        return "refused" if record["plain"] or random else "alarm"
     if known and record["ours"].startswith(NOT_FINITE):
         return "known"
     if record["ours"].startswith(tuple(INFINITE)):
         return "infinite"
-    return "passed" if record["ours"] or drawn else "right"
+    return "passed" if record["ours"] or random else "right"
 
 
 def tried(name: str, dtype: str, count: int) -> list[dict[str, str]]:
@@ -294,13 +294,13 @@ def tried(name: str, dtype: str, count: int) -> list[dict[str, str]]:
     op, kind = operators()[name], getattr(torch, dtype)
     if kind not in op.supported_dtypes("cpu"):
         return []
-    found = []
+    results = []
     for sample in samples(op, kind, count):
         try:
-            found.append(trial(op.op, sample, kind))
+            results.append(trial(op.op, sample, kind))
         except LookupError as error:
-            found.append({"outcome": "none", "plain": str(error)})
-    return found
+            results.append({"outcome": "none", "plain": str(error)})
+    return results
 
 
 def prepare() -> None:

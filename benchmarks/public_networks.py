@@ -751,60 +751,60 @@ def outputs(value: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
-def differing(eager: list[torch.Tensor], given: list[Any]) -> str:
+def differing(eager: list[torch.Tensor], actual: list[Any]) -> str:
     """Say how outputs differ from eager's; nothing where they do not."""
     import numpy as np
 
-    if len(eager) != len(given):
-        return f"{len(given)} outputs, eager gives {len(eager)}"
-    for i, (tensor, y) in enumerate(zip(eager, given, strict=True)):
-        wanted = tensor.detach().numpy()
-        if wanted.shape != y.shape or wanted.dtype != y.dtype:
-            return f"output {i}: {y.dtype}{y.shape}, eager {wanted.dtype}{wanted.shape}"
-        if wanted.dtype.kind != "f":
-            if not np.array_equal(wanted, y):
+    if len(eager) != len(actual):
+        return f"{len(actual)} outputs, eager gives {len(eager)}"
+    for i, (tensor, y) in enumerate(zip(eager, actual, strict=True)):
+        expected = tensor.detach().numpy()
+        if expected.shape != y.shape or expected.dtype != y.dtype:
+            return f"output {i}: {y.dtype}{y.shape}, eager {expected.dtype}{expected.shape}"
+        if expected.dtype.kind != "f":
+            if not np.array_equal(expected, y):
                 return f"output {i}: other whole numbers"
             continue
-        finite = np.isfinite(wanted)
+        finite = np.isfinite(expected)
         if not np.array_equal(finite, np.isfinite(y)):
             return f"output {i}: other places that are not finite"
-        off = np.abs(wanted[finite] - y[finite]).max(initial=0)
-        if off > TOLERANCE * np.abs(wanted[finite]).max(initial=1e-30):
+        off = np.abs(expected[finite] - y[finite]).max(initial=0)
+        if off > TOLERANCE * np.abs(expected[finite]).max(initial=1e-30):
             return f"output {i}: off by {off:.3g}"
     return ""
 
 
-def tried(made: Network) -> dict[str, str]:
+def tried(subject: Network) -> dict[str, str]:
     """Export, run at each size in bare ONNX Runtime, compare, verify."""
     import onnxruntime
 
-    module, began = made.module.eval(), time.monotonic()
-    example = made.inputs(*made.sizes[0])
+    module, began = subject.module.eval(), time.monotonic()
+    example = subject.inputs(*subject.sizes[0])
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            model = fusion_onnx.export(module, example, dynamic=made.dynamic, verify=False).model
+            model = fusion_onnx.export(module, example, dynamic=subject.dynamic, verify=False).model
     except Exception as error:
         return {"file": f"refused: {type(error).__name__}: {str(error)[:400]}"}
     exported = time.monotonic() - began
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [info.name for info in session.get_inputs()]
     result = "right"
-    for size in made.sizes:
-        given = made.inputs(*size)
+    for size in subject.sizes:
+        inputs = subject.inputs(*size)
         with torch.no_grad():
-            eager = outputs(module(**given))
-        wrong = differing(eager, session.run(None, {name: given[name].numpy() for name in names}))
+            eager = outputs(module(**inputs))
+        wrong = differing(eager, session.run(None, {name: inputs[name].numpy() for name in names}))
         if wrong:
             result = f"wrong at {size}: {wrong}"
             break
     began = time.monotonic()
     try:
         verdict = fusion_onnx.verify(module, model, example)
-        said = "passed" if verdict.passed else f"failed: {verdict.reasons[0][:300]}"
+        outcome = "passed" if verdict.passed else f"failed: {verdict.reasons[0][:300]}"
     except Exception as error:
-        said = f"error: {type(error).__name__}: {str(error)[:300]}"
+        outcome = f"error: {type(error).__name__}: {str(error)[:300]}"
     seconds = f"{exported:.0f} + {time.monotonic() - began:.0f}"
-    return {"file": result, "verdict": said, "seconds": seconds, "operators": str(len(model.graph.node))}
+    return {"file": result, "verdict": outcome, "seconds": seconds, "operators": str(len(model.graph.node))}
 
 
 def work(name: str) -> dict[str, Any]:
@@ -813,14 +813,14 @@ def work(name: str) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)
     _, make = NETWORKS[name]
     torch.manual_seed(0)
-    found: dict[str, Any] = {"plain": tried(make())}
+    results: dict[str, Any] = {"plain": tried(make())}
     torch.manual_seed(0)
     fused = make()
     try:
         what = fused.merge(fused.module)
     except Exception as error:
-        return {**found, "fused": {"file": f"no merge: {type(error).__name__}: {error}"}}
-    return {**found, "merge": what, "fused": tried(fused)}
+        return {**results, "fused": {"file": f"no merge: {type(error).__name__}: {error}"}}
+    return {**results, "merge": what, "fused": tried(fused)}
 
 
 def page(data: dict[str, Any]) -> str:
@@ -836,31 +836,31 @@ def page(data: dict[str, Any]) -> str:
         "| network | of | as it is | verdict | s | merge | with a fusion | verdict | s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, found in sorted(data.items(), key=lambda item: (item[1]["package"], item[0])):
-        plain, fused = found["plain"], found.get("fused", {})
+    for name, record in sorted(data.items(), key=lambda item: (item[1]["package"], item[0])):
+        plain, fused = record["plain"], record.get("fused", {})
         cells = [
             f"`{name}`",
-            found["package"],
+            record["package"],
             plain.get("file", ""),
             plain.get("verdict", ""),
             plain.get("seconds", ""),
-            found.get("merge", ""),
+            record.get("merge", ""),
             fused.get("file", ""),
             fused.get("verdict", ""),
             fused.get("seconds", ""),
         ]
         lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
-    versions = sorted({f"{k} {v}" for found in data.values() for k, v in found["versions"].items()})
+    versions = sorted({f"{k} {v}" for record in data.values() for k, v in record["versions"].items()})
     return "\n".join([*lines, "", f"Versions: {', '.join(versions)}.", ""])
 
 
 def versions(package: str) -> dict[str, str]:
     """Return the versions of what a network of a package was tried with."""
-    found = {}
+    result = {}
     for name in (*PACKAGES, package):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name).split("+")[0]
-    return found
+            result[name] = importlib.metadata.version(name).split("+")[0]
+    return result
 
 
 def main() -> None:
@@ -882,12 +882,12 @@ def main() -> None:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.public_networks", "--work", name]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-            found = json.loads(done.stdout.splitlines()[-1])
+            results = json.loads(done.stdout.splitlines()[-1])
         except subprocess.TimeoutExpired:
-            found = {"plain": {"file": f"took more than {SECONDS} s"}}
+            results = {"plain": {"file": f"took more than {SECONDS} s"}}
         except (IndexError, ValueError):
-            found = {"plain": {"file": f"did not run: {done.stderr.strip().splitlines()[-1:]}"}}
-        data[name] = {"package": package, "versions": versions(package), **found}
+            results = {"plain": {"file": f"did not run: {done.stderr.strip().splitlines()[-1:]}"}}
+        data[name] = {"package": package, "versions": versions(package), **results}
         print(name, data[name]["plain"], data[name].get("fused"), flush=True)
         options.output.write_text(json.dumps(dict(sorted(data.items())), indent=1) + "\n")
     if options.output == RESULTS:

@@ -46,13 +46,13 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--sample", type=int, help="how many models to draw; all if left out")
     options.add_argument("--library", type=Path, help=argparse.SUPPRESS)  # of the child
-    given = options.parse_args()
-    if given.library:
-        print(json.dumps(campaign(given.library, given.seed, given.sample)))
+    arguments = options.parse_args()
+    if arguments.library:
+        print(json.dumps(campaign(arguments.library, arguments.seed, arguments.sample)))
         return
-    table = {"machine": machine(), **check(given.seed, given.sample)}
+    table = {"machine": machine(), **check(arguments.seed, arguments.sample)}
     print(json.dumps(table, indent=1))
-    if given.sample is None:
+    if arguments.sample is None:
         (RESULTS / "sanitizer.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(table["findings"] or table["wrong"]))
 
@@ -97,10 +97,10 @@ def check(seed: int, sample: int | None = None) -> dict[str, Any]:
     return {"compiler": f"gcc {version}", "flags": CHECKS, "seed": seed, **counts, "findings": findings}
 
 
-def _findings(said: str) -> list[str]:
+def _findings(text: str) -> list[str]:
     """Return what the sanitizers said, and where in the kernels, without the folders of this machine."""
-    kinds = re.findall(r"SUMMARY: AddressSanitizer: ([\w-]+)|([\w.]+:\d+:\d+: runtime error: .*)", said)
-    places = re.findall(r"#\d+ \S+ in (\w+ )\S*?((?:operator|loops)\.c:\d+)", said)
+    kinds = re.findall(r"SUMMARY: AddressSanitizer: ([\w-]+)|([\w.]+:\d+:\d+: runtime error: .*)", text)
+    places = re.findall(r"#\d+ \S+ in (\w+ )\S*?((?:operator|loops)\.c:\d+)", text)
     return [*dict.fromkeys("".join(kind) for kind in kinds), *("".join(place) for place in places[:1])]
 
 

@@ -60,12 +60,12 @@ def parse(text: str) -> Any:
     """Return what JSON text holds; raises FusionError where it is none, is too large, or repeats a key."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in mapping:
                 raise FusionError(f"config: the key {key!r} stands twice.")
-            found[key] = value
-        return found
+            mapping[key] = value
+        return mapping
 
     if len(text) > MAX_BYTES:
         raise FusionError(f"a config holds at most {MAX_BYTES} bytes; got {len(text)}.")

@@ -32,7 +32,7 @@ def written(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator
     part = target.with_name(f".fusion-onnx.{os.urandom(8).hex()}.part")
     try:
         # a file that may hold secrets has no mode but its owner's until it has the old one's
-        handle, nameless = _opened(part, 0o666 if old is None else 0o600)
+        handle, nameless = _open(part, 0o666 if old is None else 0o600)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -68,23 +68,23 @@ def vacant(path: str | os.PathLike[str], *, overwrite: bool = True) -> tuple[Pat
         FileExistsError: it exists, be it as a link to nothing, and may not be replaced; or it is a pipe or a device.
         PermissionError: it may not be written. OSError: what the system says of its name.
     """
-    given = Path(path)
-    target = Path(os.path.realpath(given)) if overwrite else given
-    for place in (given, target):
+    entry = Path(path)
+    target = Path(os.path.realpath(entry)) if overwrite else entry
+    for place in (entry, target):
         if not place.parent.is_dir():
             raise FileNotFoundError(f"the folder {place.parent} does not exist; make it first.")
-    if given.is_dir():
-        raise IsADirectoryError(f"{given} is a folder; name a file in it.")
+    if entry.is_dir():
+        raise IsADirectoryError(f"{entry} is a folder; name a file in it.")
     try:
-        old = os.stat(given, follow_symlinks=overwrite)
+        old = os.stat(entry, follow_symlinks=overwrite)
     except FileNotFoundError:
         return target, None
     if not overwrite:
-        raise _exists(given)
+        raise _exists(entry)
     if not stat.S_ISREG(old.st_mode):
-        raise FileExistsError(f"{given} is a pipe, a socket or a device; name a file.")
-    if not os.access(given, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given))
+        raise FileExistsError(f"{entry} is a pipe, a socket or a device; name a file.")
+    if not os.access(entry, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(entry))
     return target, old
 
 
@@ -94,7 +94,7 @@ def _exists(path: str | os.PathLike[str]) -> FileExistsError:
     )
 
 
-def _opened(part: Path, mode: int) -> tuple[int, bool]:
+def _open(part: Path, mode: int) -> tuple[int, bool]:
     """Open a file without a name, of which nothing stays behind if the process is killed; else one with a name."""
     if _NAMELESS and os.path.isdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # this file system has none, or what is wrong shows below

@@ -27,10 +27,10 @@ def get(name: str) -> "type[Fusion]":
         return _registered[name]
     if name in _folder.names():
         return _folder.load(name)
-    offered = _entry_points()
-    if name in offered:
-        return _checked(name, offered[name].load())
-    parts = [known for known in names() if known in str(name)]
+    points = _entry_points()
+    if name in points:
+        return _checked(name, points[name].load())
+    parts = [n for n in names() if n in str(name)]
     hint = suggestion(str(name), names()) or (f" Did you mean {parts[-1]!r}?" if parts else "")
     raise FusionError(
         f"unknown strategy {name!r}.{hint} Known are {', '.join(names())}; "

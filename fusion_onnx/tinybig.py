@@ -63,8 +63,8 @@ class fusion(Fusion):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        before, before_configs = _built(preprocess_functions, preprocess_function_configs)
-        after, after_configs = _built(postprocess_functions, postprocess_function_configs)
+        before, before_configs = _functions(preprocess_functions, preprocess_function_configs)
+        after, after_configs = _functions(postprocess_functions, postprocess_function_configs)
         super().__init__(
             dims, name, require_parameters, before, after, before_configs, after_configs, device, *args, **kwargs
         )
@@ -82,10 +82,10 @@ class fusion(Fusion):
 
 @functools.cache
 def _classes() -> dict[str, type[Fusion]]:
-    return {name: _spelled(cls, name) for cls in map(_folder.load, _folder.names()) for name in cls.tinybig}
+    return {name: _tinybig_class(cls, name) for cls in map(_folder.load, _folder.names()) for name in cls.tinybig}
 
 
-def _spelled(cls: Any, name: str) -> type[Fusion]:
+def _tinybig_class(cls: Any, name: str) -> type[Fusion]:
     """Return the strategy's class under tinyBIG's name, with what tinyBIG's callers rely on."""
     options = {key: parameter.replace(kind=parameter.KEYWORD_ONLY) for key, parameter in cls.options().items()}
     options["name"] = options["name"].replace(default=name)
@@ -95,19 +95,19 @@ def _spelled(cls: Any, name: str) -> type[Fusion]:
 
     def __init__(self: Any, *args: Any, **options: Any) -> None:
         try:
-            given = signature.bind(*args, **options).arguments
+            arguments = signature.bind(*args, **options).arguments
         except TypeError as error:
             raise _PositionError(
                 f"{name}: {error}. It takes {', '.join(signature.parameters)}; the first {len(order)} by position too, "
                 "as tinyBIG has it."
             ) from None
-        given = {"name": name, **cls.tinybig_defaults, **given}
-        if not isinstance(given["name"], str):
+        arguments = {"name": name, **cls.tinybig_defaults, **arguments}
+        if not isinstance(arguments["name"], str):
             raise _PositionError(
-                f"{name}: its name is text; got {given['name']!r}. By position it takes {', '.join(order)}, as tinyBIG "
-                f"has it; give dims by keyword: {name}(dims=[4, 4])."
+                f"{name}: its name is text; got {arguments['name']!r}. By position it takes {', '.join(order)}, as "
+                f"tinyBIG has it; give dims by keyword: {name}(dims=[4, 4])."
             )
-        super(spelled, self).__init__(**given)
+        super(cls_of_tinybig, self).__init__(**arguments)
 
     __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *signature.parameters.values()]
@@ -117,8 +117,8 @@ def _spelled(cls: Any, name: str) -> type[Fusion]:
         body["metric"] = property(lambda self: _metric(cls))
     if name in _WEIGHTED:
         body["weights"] = property(_weights)
-    spelled: type[Fusion] = type(cls)(name, (cls, fusion), body)
-    return spelled
+    cls_of_tinybig: type[Fusion] = type(cls)(name, (cls, fusion), body)
+    return cls_of_tinybig
 
 
 def _metric(cls: type[Fusion]) -> Callable[..., Tensor]:
@@ -168,24 +168,26 @@ def from_config(config: Mapping[str, Any] | str) -> Fusion:
     modules = dict(parameters["_modules"])
     fabrication = modules.pop("parameter_fabrication", None)
     _refuse_loss(name, {**parameters, "_modules": modules})
-    built = cls(**_own_options(cls, parameters))
-    _refuse_changed(built, parameters)
+    result = cls(**_own_options(cls, parameters))
+    _refuse_changed(result, parameters)
     for buffer in ("a", "b"):
         matrix = getattr(fabrication, buffer.upper(), None)
         if matrix is not None:
-            setattr(built, buffer, matrix.detach().clone())
-    return built
+            setattr(result, buffer, matrix.detach().clone())
+    return result
 
 
 def _parts(config: Any, what: str) -> tuple[str, dict[str, Any]]:
     """Return the class and the parameters of a config; `device` is a third key that tinyBIG writes into it."""
-    known = {"function_class", "function_parameters", "device"}
-    if isinstance(config, Mapping) and set(config) <= known:
+    keys = {"function_class", "function_parameters", "device"}
+    if isinstance(config, Mapping) and set(config) <= keys:
         path, parameters = config.get("function_class"), config.get("function_parameters") or {}
         if isinstance(path, str) and isinstance(parameters, Mapping):
             return path, dict(parameters)
-    got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
-    raise FusionError(f"{what} has the keys function_class and function_parameters: a name and a mapping; got {got}.")
+    content = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
+    raise FusionError(
+        f"{what} has the keys function_class and function_parameters: a name and a mapping; got {content}."
+    )
 
 
 def _is_dump(parameters: Mapping[str, Any]) -> bool:
@@ -193,11 +195,11 @@ def _is_dump(parameters: Mapping[str, Any]) -> bool:
     return "training" in parameters and "_modules" in parameters
 
 
-def _refuse_loss(name: str, parameters: Mapping[str, Any], kept: tuple[str, ...] = ()) -> None:
+def _refuse_loss(name: str, parameters: Mapping[str, Any], ignore: tuple[str, ...] = ()) -> None:
     """Refuse what a module held and a config cannot give back."""
     for key, value in parameters.items():
-        held = key.endswith("hooks") or key in ("_modules", "_parameters", "_buffers")
-        if held and value and key not in kept:
+        is_state = key.endswith("hooks") or key in ("_modules", "_parameters", "_buffers")
+        if is_state and value and key not in ignore:
             raise FusionError(
                 f"{name}: its config holds {key.strip('_')} {list(value)}, which no fusion is built from."
             )
@@ -213,22 +215,22 @@ def _own_options(cls: type[Fusion], parameters: Mapping[str, Any]) -> dict[str, 
     return options
 
 
-def _refuse_changed(built: Any, parameters: Mapping[str, Any]) -> None:
+def _refuse_changed(result: Any, parameters: Mapping[str, Any]) -> None:
     """Refuse a metric or weights that were put in the place of the class's own."""
     metric, weights = parameters.get("metric"), parameters.get("weights")
-    name = built.get_name()
-    if metric is not None and "metric" not in built.options() and metric.__name__ != built.metric.__name__:
+    name = result.get_name()
+    if metric is not None and "metric" not in result.options() and metric.__name__ != result.metric.__name__:
         raise FusionError(f"{name}: its config has the metric {metric.__name__}; take metric_fusion for it.")
-    if weights is not None and "weights" not in built.options() and not torch.allclose(weights.cpu(), built.weights):
+    if weights is not None and "weights" not in result.options() and not torch.allclose(weights.cpu(), result.weights):
         raise FusionError(
             f"{name}: its config has weights {weights.tolist()}; take weighted_summation_fusion for them."
         )
 
 
-def _built(given: Any, configs: Any) -> tuple[Any, Any]:
+def _functions(functions: Any, configs: Any) -> tuple[Any, Any]:
     """Return functions in the place of configs that tinyBIG has written, or written into."""
-    if given is not None or configs is None:
-        return given, configs
+    if functions is not None or configs is None:
+        return functions, configs
     return [_function(config) for config in (configs if isinstance(configs, (list, tuple)) else [configs])], None
 
 
@@ -243,26 +245,26 @@ def _function(config: Any) -> Callable[[Tensor], Tensor]:
     path = f"torch.nn.{name}" if prefix.startswith("torch.nn.modules.") else path
     if _is_dump(parameters):
         return _module(path, callables.lookup(path), parameters)
-    (built,) = callables.resolve({"function_class": path, "function_parameters": parameters})
-    return built
+    (function_module,) = callables.resolve({"function_class": path, "function_parameters": parameters})
+    return function_module
 
 
 def _module(path: str, cls: Any, parameters: Mapping[str, Any]) -> torch.nn.Module:
     """Build a layer from all its attributes, with its weights."""
-    _refuse_loss(path, parameters, kept=("_parameters", "_buffers"))
+    _refuse_loss(path, parameters, ignore=("_parameters", "_buffers"))
     names = inspect.signature(cls).parameters
     options = {key: value for key, value in parameters.items() if key in names}
     if "bias" in names:
         options["bias"] = parameters["_parameters"].get("bias") is not None
     module: torch.nn.Module = cls(**options)
     for kind in ("_parameters", "_buffers"):
-        own, held = getattr(module, kind), parameters[kind]
-        if {key: value is None for key, value in own.items()} != {key: value is None for key, value in held.items()}:
-            raise FusionError(f"{path}: its config holds {list(held)}, where such a layer has {list(own)}.")
-        for key, value in held.items():
+        own, tensors = getattr(module, kind), parameters[kind]
+        if {key: value is None for key, value in own.items()} != {key: value is None for key, value in tensors.items()}:
+            raise FusionError(f"{path}: its config holds {list(tensors)}, where such a layer has {list(own)}.")
+        for key, value in tensors.items():
             if value is not None:
-                fresh = value.detach().clone()
-                own[key] = torch.nn.Parameter(fresh, value.requires_grad) if kind == "_parameters" else fresh
+                copy = value.detach().clone()
+                own[key] = torch.nn.Parameter(copy, value.requires_grad) if kind == "_parameters" else copy
     return module
 
 

@@ -79,8 +79,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 def split(raw: NDArray[Any], labels: NDArray[Any], views: Callable[[NDArray[Any]], Views]) -> Split:
     """Hold out a quarter of the samples, each class in proportion; the same quarter every time."""
-    chosen, held_out = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0)
-    train, test = (Samples(views(raw[rows]), labels[rows].astype(np.int64)) for rows in (chosen, held_out))
+    train_rows, test_rows = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0)
+    train, test = (Samples(views(raw[rows]), labels[rows].astype(np.int64)) for rows in (train_rows, test_rows))
     return Split(train, test)
 
 

@@ -98,8 +98,8 @@ def table(rows: list[Row], samples: int) -> Table:
     return result
 
 
-def _advance(progress: Progress, task: TaskID, done: int, _: int) -> None:
-    progress.update(task, completed=done)
+def _advance(progress: Progress, task: TaskID, epoch: int, _: int) -> None:
+    progress.update(task, completed=epoch)
 
 
 def main() -> int:
@@ -115,7 +115,7 @@ def main() -> int:
     test = digits.load().test
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("networks", total=len(options.strategy))
+        overall = progress.add_task("networks", total=len(options.strategy))
         for strategy in options.strategy:
             task = progress.add_task(f"  training {strategy}", total=options.epochs)
             if not console.is_terminal:
@@ -124,7 +124,7 @@ def main() -> int:
             progress.update(task, description=f"  exporting {strategy}")
             rows.append(measure(strategy, options.output, network, test))
             progress.remove_task(task)
-            progress.advance(whole)
+            progress.advance(overall)
     console.print(table(rows, len(test.labels)))
     console.print(f"The models are in {options.output}/: open one in Netron, or run", highlight=False)
     last = f"{options.output}/digits_{rows[-1].strategy}.onnx"

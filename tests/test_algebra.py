@@ -215,8 +215,8 @@ def test_what_verification_rejects_is_not_done(monkeypatch):
     """A rewriting that is wrong on purpose: the export falls back, and says why."""
     from fusion_exporters import algebra
 
-    right = algebra._scaled
-    monkeypatch.setattr(algebra, "_scaled", lambda value, factor: right(value, factor * 1.01))
+    right = algebra._scale
+    monkeypatch.setattr(algebra, "_scale", lambda value, factor: right(value, factor * 1.01))
     result = fusion_onnx.export(Merged("mean"), inputs(), optimize="algebra")
     assert result.verdict.passed
     assert done(result) == {}

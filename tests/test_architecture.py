@@ -182,7 +182,7 @@ def test_the_table_bounds_benchmark_and_matrix_have_it(extended):
         "names = ['midrange', 'scaled_midrange']; small = rows.Scenario('small', 3, 5, 4);"
         "times = [rows.row(name, fusion, small, ['eager', 'plain_export', 'ours'], 0.001)"
         "         for name, fusion in rows.fusions(small, names)];"
-        "print([(row.strategy, sorted(row.together), row.failed) for row in times]);"
+        "print([(row.strategy, sorted(row.interleaved), row.failed) for row in times]);"
         "table = matrix(names, ['onnxruntime_cpu'], cases=1); assert table.passed, table.notes()",
     )
     times = ["eager", "ours", "plain_export"]

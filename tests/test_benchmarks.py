@@ -100,7 +100,7 @@ def test_the_plain_export_is_what_a_user_writes(name):
     xs = [torch.randn(5, d) for d in fusion.dims]
     length = fusion.calculate_l()
     model = onnx.load_model_from_string(
-        contenders.plainly_exported(fusion, xs, torch.randn(length) if length else None)
+        contenders.plain_export_bytes(fusion, xs, torch.randn(length) if length else None)
     )
     body = [node.op_type for node in model.graph.node if node.op_type != "Unsqueeze"]
     assert body[0] == "Concat"

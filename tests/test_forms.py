@@ -14,7 +14,7 @@ from fusion_exporters import ExportError, Tuning, tune
 from fusion_exporters.forms.choice import Chooser, _candidates
 from fusion_exporters.forms.costs import RATES
 from fusion_exporters.forms.tuning_file import Timing
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx import FusionError, FusionLayer, create, export, form, locate, verify
 from fusion_onnx.file_format import facts_in, forms_in
 from fusion_onnx.fusions.sum import SumFusion
@@ -172,16 +172,16 @@ def test_what_a_gpu_copies_and_goes_over_again_is_counted():
         costs = candidates(create("max", dims=[8] * k), [64]).costs
         [*works] = costs.get("variadic", costs["chain"]).work
         assert sum(work.launches(rates) for work in works) == passes
-        assert sum(work.moved(rates) for work in works) == pytest.approx((k + 1 + 2 * (passes - 1)) * full)
+        assert sum(work.bytes_moved(rates) for work in works) == pytest.approx((k + 1 + 2 * (passes - 1)) * full)
         [*works] = costs["chain"].work  # two by two, as an operator on many inputs is computed on the CPU
-        assert sum(work.moved(RATES["cpu"]) for work in works) == 3 * (k - 1) * full
+        assert sum(work.bytes_moved(RATES["cpu"]) for work in works) == 3 * (k - 1) * full
     added = candidates(create("linear_concatenation", dims=[8] * 4, n=8), [64]).costs["accumulated"]
     gemms = [work for work in added.work if work.operator == "Gemm"]
     assert [work.launches(rates) for work in gemms] == [2] * 3
-    assert [work.moved(rates) - work.moved(RATES["cpu"]) for work in gemms] == [2 * full] * 3
+    assert [work.bytes_moved(rates) - work.bytes_moved(RATES["cpu"]) for work in gemms] == [2 * full] * 3
     matrix = candidates(create("weighted_sum", dims=[8] * 4, weights=[1.0, 2.0, 3.0, 4.0]), [64]).costs["matrix"]
     *_, last = matrix.work
-    assert (last.operator, last.launches(rates), last.moved(rates)) == ("Reshape", 1, 2 * full)
+    assert (last.operator, last.launches(rates), last.bytes_moved(rates)) == ("Reshape", 1, 2 * full)
     assert last.launches(RATES["cpu"]) == 1
     assert sum(work.launches(rates) for work in matrix.work) == 3
 
@@ -329,7 +329,7 @@ def test_a_call_held_up_at_first_is_measured_in_turns_as_long_as_the_others():
         count += 1
         time.sleep(0.1 if count == 4 else 0.001)
 
-    measured({"held up": held_up}, 0)
+    median_times({"held up": held_up}, 0)
     turns = 5
     assert count > 5 * turns
 

@@ -19,7 +19,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.file_format import ALGEBRA, DOMAIN
 from fusion_onnx.registry import create
 
-_EXACT = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
+_NUMPY_FLOATS = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)  # what numpy has
 _SUM, _CONCATENATION, _PROJECTION = "sum", "concatenation", "linear_concatenation"
 
 
@@ -34,9 +34,9 @@ def rewrite(model: ir.Model) -> list[str]:
             continue
         fusion = fusion_of(node)
         if fusion.strategy() == _CONCATENATION:
-            _into_the_matrix(model.graph, node, fusion)
+            _fold_into_matrix(model.graph, node, fusion)
         else:
-            refusals += _into_the_layers(model.graph, node, fusion)
+            refusals += _fold_into_layers(model.graph, node, fusion)
     return refusals
 
 
@@ -67,7 +67,9 @@ def _layer(end: ir.Node | None) -> _Layer | None:
     elif end.op_type == "Gemm" and len(end.inputs) > 2:
         bias = end.inputs[2]
     weight = product.inputs[1]
-    if weight is None or not all(v is None or (v.is_initializer() and v.dtype in _EXACT) for v in (weight, bias)):
+    if weight is None or not all(
+        v is None or (v.is_initializer() and v.dtype in _NUMPY_FLOATS) for v in (weight, bias)
+    ):
         return None
     return _Layer(end, product, weight, bias)
 
@@ -81,7 +83,7 @@ def _only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str]:
+def _fold_into_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str]:
     """Multiply the weights of a weighted sum into the layers that feed it, and leave the sum; return what forbids."""
     count = node.attributes["count"].as_int()
     xs, parameters = node.inputs[:count], node.inputs[count:]
@@ -104,23 +106,23 @@ def _into_the_layers(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> list[str
         if layer.bias is not None:
             places.append((layer.end, list(layer.end.inputs).index(layer.bias), layer.bias))
         for owner, at, value in places:
-            scaled = _scaled(value, factor)
-            if scaled is None:
+            product = _scale(value, factor)
+            if product is None:
                 return [f"not done: {factor:.3g} times {value.name} overflows or is subnormal"]
-            replacements.append((owner, at, value, scaled))
-    for owner, at, value, scaled in replacements:
-        owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", scaled))
-        _forget(graph, value)
+            replacements.append((owner, at, value, product))
+    for owner, at, value, product in replacements:
+        owner.replace_input_with(at, _constant(graph, f"{value.name}_folded", product))
+        _remove_unread(graph, value)
     old, note = node.outputs[0], "weights multiplied into the linear layers before it"
-    _instead(graph, old, _before(graph, node, create(_SUM, dims=fusion.dims), xs, old, note))
+    _replace(graph, old, _insert_before(graph, node, create(_SUM, dims=fusion.dims), xs, old, note))
     graph.remove(node, safe=True)
     for parameter in parameters:
         assert parameter is not None
-        _forget(graph, parameter)
+        _remove_unread(graph, parameter)
     return []
 
 
-def _scaled(value: ir.Value, factor: float) -> Any:
+def _scale(value: ir.Value, factor: float) -> Any:
     """Return factor · value, rounded once; None where that is no relative error: overflow, or a subnormal number."""
     weights = _numbers(value)
     exact = factor * weights.astype(np.float64)
@@ -131,40 +133,40 @@ def _scaled(value: ir.Value, factor: float) -> Any:
     return rounded if safe.all() else None
 
 
-def _into_the_matrix(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
+def _fold_into_matrix(graph: ir.Graph, node: ir.Node, fusion: Fusion) -> None:
     """Make a concatenation and the layer after it one fusion, which has a form without the concatenated copy."""
-    joined = node.outputs[0]
-    if fusion.dims is None or not _only_use(joined):
+    concatenation = node.outputs[0]
+    if fusion.dims is None or not _only_use(concatenation):
         return
-    (use,) = joined.uses()
-    after = use.node
-    layer = _layer(after if after.op_type == "Gemm" else _sum_after(after))
-    if layer is None or layer.product is not after or use.idx != 0:
+    (use,) = concatenation.uses()
+    consumer = use.node
+    layer = _layer(consumer if consumer.op_type == "Gemm" else _bias_add(consumer))
+    if layer is None or layer.product is not consumer or use.idx != 0:
         return
-    turned = after.op_type == "Gemm" and bool(after.attributes.get_int("transB", 0))
-    plain = after.op_type == "MatMul" or (
-        (after.attributes.get_float("alpha", 1.0), after.attributes.get_float("beta", 1.0)) == (1.0, 1.0)
-        and not after.attributes.get_int("transA", 0)
+    is_transposed = consumer.op_type == "Gemm" and bool(consumer.attributes.get_int("transB", 0))
+    plain = consumer.op_type == "MatMul" or (
+        (consumer.attributes.get_float("alpha", 1.0), consumer.attributes.get_float("beta", 1.0)) == (1.0, 1.0)
+        and not consumer.attributes.get_int("transA", 0)
     )
     matrix = _numbers(layer.weight)
     if not plain or matrix.ndim != 2:
         return
-    matrix = matrix if turned else matrix.T
+    matrix = matrix if is_transposed else matrix.T
     projection = create(_PROJECTION, dims=fusion.dims, n=len(matrix))
     w = _constant(graph, f"{layer.weight.name}_blocks", np.ascontiguousarray(matrix).reshape(-1))
     end = layer.end.outputs[0]
-    y = _before(graph, node, projection, [*node.inputs, w], end, "one with the linear layer after it", FASTEST)
+    y = _insert_before(graph, node, projection, [*node.inputs, w], end, "one with the linear layer after it", FASTEST)
     if layer.bias is not None:
-        add = ir.node("Add", [y, layer.bias], metadata_props=dict(after.metadata_props))
+        add = ir.node("Add", [y, layer.bias], metadata_props=dict(consumer.metadata_props))
         add.outputs[0].type, add.outputs[0].shape = end.type, end.shape
         graph.insert_before(layer.end, add)
         y = add.outputs[0]
-    _instead(graph, end, y)
-    graph.remove(dict.fromkeys((layer.end, after, node)), safe=True)
-    _forget(graph, layer.weight)
+    _replace(graph, end, y)
+    graph.remove(dict.fromkeys((layer.end, consumer, node)), safe=True)
+    _remove_unread(graph, layer.weight)
 
 
-def _sum_after(product: ir.Node) -> ir.Node:
+def _bias_add(product: ir.Node) -> ir.Node:
     """Return the Add of a bias after a product, or the product itself."""
     value = product.outputs[0]
     if not _only_use(value):
@@ -173,7 +175,7 @@ def _sum_after(product: ir.Node) -> ir.Node:
     return use.node if use.node.op_type == "Add" and _layer(use.node) else product
 
 
-def _before(
+def _insert_before(
     graph: ir.Graph,
     node: ir.Node,
     fusion: Fusion,
@@ -197,7 +199,7 @@ def _before(
     return y
 
 
-def _instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Let all that reads a value read another, which takes over its name where it is the graph's output."""
     name, output = old.name, old.is_graph_output()
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -206,16 +208,16 @@ def _instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 
 
 def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    free, number = name, 1
-    while free in graph.initializers:
+    unique, number = name, 1
+    while unique in graph.initializers:
         number += 1
-        free = f"{name}_{number}"
-    value = ir.val(free, const_value=ir.tensor(array, name=free))
+        unique = f"{name}_{number}"
+    value = ir.val(unique, const_value=ir.tensor(array, name=unique))
     graph.register_initializer(value)
     return value
 
 
-def _forget(graph: ir.Graph, value: ir.Value) -> None:
+def _remove_unread(graph: ir.Graph, value: ir.Value) -> None:
     """Drop an initializer that nothing reads any more."""
     if value.name and value.name in graph.initializers and not value.uses() and not value.is_graph_output():
         del graph.initializers[value.name]

@@ -29,12 +29,12 @@ class Operators:
         self._builder = builder
         self._rank = rank
         self.dtype = dtype
-        self.asked_rank = False
+        self.rank_used = False
 
     @property
     def rank(self) -> int:
         """The inputs' number of axes. A body that asks for it is valid for this rank only, and so named."""
-        self.asked_rank = True
+        self.rank_used = True
         return self._rank
 
     def constant(self, value: Any) -> ir.Value:
@@ -72,10 +72,10 @@ def build_body(
     wide = _computes_in(fusion, dtype)
     names = [f"x{i}" for i in range(1, count + 1)] + list(buffers)
     names += ["w"] * (len(inputs) - len(names))
-    asked_rank = False
+    rank_used = False
 
     def trace(builder: OpBuilder, *values: ir.Value) -> Any:
-        nonlocal asked_rank
+        nonlocal rank_used
         op = Operators(builder, rank, wide)
         if wide != dtype:
             values = tuple(builder.Cast(v, to=wide.value) for v in values)
@@ -96,7 +96,7 @@ def build_body(
             y = builder.Cast(y, to=dtype.value)
         elif any(y is v for v in values):
             y = builder.Identity(y)
-        asked_rank = op.asked_rank
+        rank_used = op.rank_used
         return y
 
     formal = [make_value(name, _typed(v)) for name, v in zip(names, inputs, strict=True)]
@@ -108,7 +108,7 @@ def build_body(
         attributes=[ir.Attr("config", ir.AttributeType.STRING, None)],
         opset_imports={"": opset},
     )
-    body.name = function_name(written, count, dtype, rank if asked_rank else None)
+    body.name = function_name(written, count, dtype, rank if rank_used else None)
     _tidy(body)
     return body
 

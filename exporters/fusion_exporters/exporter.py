@@ -17,11 +17,11 @@ from fusion_exporters.algebra import rewrite
 from fusion_exporters.errors import ExportError, VerificationError
 from fusion_exporters.external import MAX_BYTES, file_beside, move_weights, refuse_too_large, too_large
 from fusion_exporters.forms.choice import AUTO, Chooser, FormRequest
-from fusion_exporters.graph_inputs import Dynamic, GraphInputs, graph_inputs, left_out, output_names
+from fusion_exporters.graph_inputs import Dynamic, GraphInputs, graph_inputs, none_outputs, output_names
 from fusion_exporters.programs import as_program, example_of
 from fusion_exporters.single import entrywise_strategy_of, observe, single
 from fusion_exporters.translation.reasons import of_fast_path, unfit
-from fusion_exporters.translation.tracing import Limits, import_compiler, traced
+from fusion_exporters.translation.tracing import Limits, import_compiler, trace
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.errors import FusionError
@@ -133,15 +133,15 @@ def export(
         inputs = graph_inputs(module, example_inputs, dynamic, input_names, kwargs)
         builder = _Builder(run, inputs, opset, inline, output_names, form, providers)
         data = writer.prepare(builder.model(algebra=optimize == "algebra"))
-        verdict = _verified(module, data, inputs, providers) if verify else None
+        verdict = _verdict_of(module, data, inputs, providers) if verify else None
         if verdict is not None and not verdict.passed and optimize == "algebra":
             data = writer.prepare(builder.model(note=f"not done, it would differ: {verdict.reasons[0]}"))
-            verdict = _verified(module, data, inputs, providers)
+            verdict = _verdict_of(module, data, inputs, providers)
         if verdict is not None and not verdict.passed:
-            again = of_fast_path(module, lambda: _verified(module, data, inputs, providers).passed)
-            raise VerificationError(verdict, again)
+            note = of_fast_path(module, lambda: _verdict_of(module, data, inputs, providers).passed)
+            raise VerificationError(verdict, note)
         _check_types(data)
-        writer.finish(_noted(writer.proto, VERIFICATION, verdict.summary()) if verdict else b"")
+        writer.finish(_append_fact(writer.proto, VERIFICATION, verdict.summary()) if verdict else b"")
     return ExportResult(target, writer.proto, verdict, tuple(builder.notes))
 
 
@@ -165,13 +165,13 @@ class _Writer:
         """Serialise a model; return what is verified: the bytes, or the path of the model beside its weights."""
         if self._weights is None:
             self.proto = ir.to_proto(model)
-            self._data = _serialized(self.proto)
+            self._data = _serialize(self.proto)
             return self._data
         place = self._folder / self._weights.name
         place.unlink(missing_ok=True)
         move_weights(model, place)
         self.proto = ir.to_proto(model)
-        self._data = _serialized(self.proto)
+        self._data = _serialize(self.proto)
         path = self._folder / "model.onnx"
         path.write_bytes(self._data)
         return str(path)
@@ -207,7 +207,7 @@ class _Builder:
     def model(self, *, algebra: bool = False, note: str = "") -> ir.Model:
         """Return the model; note: what the file says of the algebra that was tried before."""
         module = self.run.module
-        model = self._translated()
+        model = self._translate()
         graph.check_axes(model, self.inputs.names, self.inputs.axes)
         refusals = rewrite(model) if algebra else []
         strategy, sizes = entrywise_strategy_of(module), self.inputs.sizes()
@@ -218,7 +218,7 @@ class _Builder:
         if strategy and len(list(model.graph)) == 1:  # a check of the inputs may compute
             facts[ENTRYWISE] = True
         if self.inline == "all":
-            model = graph.inlined(model)
+            model = graph.inline_bodies(model)
         graph.store_once(model)
         if algebra and not refusals and not any("algebra" in form for form in forms.values()):
             refusals = ["nothing to do: no fusion has linear layers beside it to fold"]
@@ -228,7 +228,7 @@ class _Builder:
         graph.describe(model, {**facts, **({ALGEBRA: note} if note else {})})
         return model
 
-    def _translated(self) -> ir.Model:
+    def _translate(self) -> ir.Model:
         run, inputs = self.run, self.inputs
         module, example = run.module, replace(inputs, args=copies(inputs.args))
         if bare_fusion(module) is None:
@@ -242,28 +242,28 @@ class _Builder:
             self.notes.update(
                 (f"The output is named {name}, since an input has the other name.", None) for name in clashes
             )
-        self.notes.update((f"{name} is None, and no output of the graph.", None) for name in left_out(outputs))
+        self.notes.update((f"{name} is None, and no output of the graph.", None) for name in none_outputs(outputs))
         with run.undone():
-            model = single(module, example, outputs, observation, names[0], self.opset) or traced(
+            model = single(module, example, outputs, observation, names[0], self.opset) or trace(
                 module, inputs, names, self.opset
             )
         _check_limits(run, inputs, model.meta.get(LIMITS, {}))
         ends = model.meta.get(LIMITS, {}).items()
         self.notes.update(
-            (f"Axis {axis} is {_shown(*pair)}, the module's own limits; a Session keeps to them.", None)
+            (f"Axis {axis} is {_range_text(*pair)}, the module's own limits; a Session keeps to them.", None)
             for axis, pair in ends
         )
         return model
 
 
-def _serialized(proto: onnx.ModelProto) -> bytes:
+def _serialize(proto: onnx.ModelProto) -> bytes:
     """Return a model's bytes: what is verified, checked and written."""
     if proto.ByteSize() > MAX_BYTES:
         raise ExportError(too_large(proto.ByteSize()))
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _noted(proto: onnx.ModelProto, key: str, fact: Any) -> bytes:
+def _append_fact(proto: onnx.ModelProto, key: str, fact: Any) -> bytes:
     """Add a fact to a model's metadata; return the bytes that add it to the model's own, put behind them."""
     graph.note(proto, key, fact)
     return bytes(onnx.ModelProto(metadata_props=proto.metadata_props[-1:]).SerializeToString())
@@ -276,7 +276,7 @@ def _check_types(data: Any) -> None:
         raise ExportError(f"what was exported is no valid model: {error}") from error
 
 
-def _verified(module: torch.nn.Module, model: Any, inputs: GraphInputs, providers: Providers) -> Verdict:
+def _verdict_of(module: torch.nn.Module, model: Any, inputs: GraphInputs, providers: Providers) -> Verdict:
     try:
         return _verify(module, model, inputs.args, providers)
     except SessionError as error:
@@ -300,7 +300,7 @@ def _check(module: Any, opset: Any, inline: Any, optimize: Any) -> None:
         raise ExportError(f'optimize is "none" or "algebra"; got {optimize!r}.')
 
 
-def _shown(least: int, most: int | None) -> str:
+def _range_text(least: int, most: int | None) -> str:
     return f"{least} or more" if most is None else f"{least} to {most}" if least else f"at most {most}"
 
 
@@ -314,7 +314,7 @@ def _check_limits(run: Repeatable, inputs: GraphInputs, limits: Mapping[str, Lim
             if sum(leaf.numel() for leaf in inputs.leaves()) / inputs.sizes()[axis] * size > LARGEST:
                 continue  # too large to be tried: the file keeps to it, whatever the module does
             try:
-                run.outputs(inputs.resized(axis, size))
+                run.outputs(inputs.resize(axis, size))
             except Exception:  # whatever it is that the module says
                 continue
             raise ExportError(

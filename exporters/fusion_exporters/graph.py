@@ -111,14 +111,14 @@ def _store_parameters(
         value = node.inputs[i] if i < len(node.inputs) else None
         if value is None:
             continue
-        value = _folded(graph, value)
-        if value.graph is graph and value.is_initializer() and value.name not in states and not _is_taken(graph, name):
+        value = _fold(graph, value)
+        if value.graph is graph and value.is_initializer() and value.name not in states and not _has_value(graph, name):
             del graph.initializers[str(value.name)]
             value.name = name
             graph.initializers[name] = value
 
 
-def _is_taken(graph: ir.Graph, name: str) -> bool:
+def _has_value(graph: ir.Graph, name: str) -> bool:
     """Whether a value of the graph, or of a graph inside it, has the name."""
     return name in graph.initializers or any(
         value.name == name
@@ -127,7 +127,7 @@ def _is_taken(graph: ir.Graph, name: str) -> bool:
     )
 
 
-def _folded(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _fold(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """Return an initializer for a value that is one, cast or made flat: torch leaves large ones to the runtime."""
     operator = value.producer()
     if operator is None or operator.domain or operator.op_type not in ("Cast", "Reshape"):
@@ -141,13 +141,15 @@ def _folded(graph: ir.Graph, value: ir.Value) -> ir.Value:
     if not only_here or source.is_graph_output() or not isinstance(tensor, torch.Tensor) or flat not in ([], [[-1]]):
         return value
     tensor = tensor.to(tensor_adapters.to_torch_dtype(value.dtype))
-    stored = tensor_adapters.TorchTensor(tensor.reshape(-1) if flat else tensor, name=value.name)
-    constant = ir.Value(name=value.name, shape=ir.Shape(stored.shape), type=value.type, const_value=stored)
+    stored_tensor = tensor_adapters.TorchTensor(tensor.reshape(-1) if flat else tensor, name=value.name)
+    constant = ir.Value(
+        name=value.name, shape=ir.Shape(stored_tensor.shape), type=value.type, const_value=stored_tensor
+    )
     value.replace_all_uses_with(constant)
     graph.remove(operator, safe=True)
-    for unused in (source, *shape):
-        if unused is not None and unused.is_initializer() and not unused.uses() and unused.graph is not None:
-            del unused.graph.initializers[str(unused.name)]
+    for operand in (source, *shape):
+        if operand is not None and operand.is_initializer() and not operand.uses() and operand.graph is not None:
+            del operand.graph.initializers[str(operand.name)]
     graph.register_initializer(constant)
     return constant
 
@@ -240,7 +242,7 @@ def store_once(model: ir.Model) -> None:
             matrices.setdefault((tensor.dtype, rows, columns), []).append(value)
 
 
-def inlined(model: ir.Model) -> ir.Model:
+def inline_bodies(model: ir.Model) -> ir.Model:
     """Return the model with every fusion's body in place of its node, named after it: `merge/matmul_1`."""
     shared = [identifier for identifier, body in model.functions.items() if body.domain == DOMAIN]
     for i, node in enumerate([n for n in model.graph.all_nodes() if n.domain == DOMAIN]):

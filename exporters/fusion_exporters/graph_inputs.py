@@ -41,16 +41,16 @@ class GraphInputs:
         """Return the example's size of each dynamic axis, by the axis's name."""
         return {n: t.shape[axis] for t, axes in zip(self.leaves(), self.axes, strict=True) for axis, n in axes.items()}
 
-    def resized(self, axis: str, size: int) -> tuple[Any, ...]:
+    def resize(self, axis: str, size: int) -> tuple[Any, ...]:
         """Return the arguments with another size of one dynamic axis, values drawn from the example's."""
         leaves, spec = pytree.tree_flatten(self.args)
         axes, generator = iter(self.axes), torch.Generator().manual_seed(0)
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
-                for place in [place for place, name in next(axes).items() if name == axis]:
-                    leaves[i] = resampled(leaves[i], place, size, generator)
-        resized: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
-        return resized
+                for position in [position for position, name in next(axes).items() if name == axis]:
+                    leaves[i] = resampled(leaves[i], position, size, generator)
+        arguments: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
+        return arguments
 
 
 def graph_inputs(
@@ -83,7 +83,7 @@ def graph_inputs(
     if not leaves:
         raise ExportError("example_inputs holds no tensor.")
     axes = _axes(module, args, dynamic, leaf_names, leaves)
-    return GraphInputs(_enlarged(args, leaf_names, axes), leaf_names, axes)
+    return GraphInputs(_with_two_rows(args, leaf_names, axes), leaf_names, axes)
 
 
 def output_names(outputs: Any, names: Sequence[str] | None, inputs: Sequence[str]) -> list[str]:
@@ -113,7 +113,7 @@ def output_names(outputs: Any, names: Sequence[str] | None, inputs: Sequence[str
     return [f"output_{name}" if name in inputs else name for name in keys]
 
 
-def left_out(outputs: Any) -> list[str]:
+def none_outputs(outputs: Any) -> list[str]:
     """Return what of a module's outputs is None, and so is no output of the graph."""
     return [_path(path).removesuffix(" = ") or "the output" for path, leaf in _not_tensors(outputs) if leaf is None]
 
@@ -185,10 +185,12 @@ def _axes(
             'dynamic is "batch" (axis 0 of every input), None (all static), a mapping {input: {axis: name}}, or one '
             f"{{axis: name}} for each of the inputs {names}; got {dynamic!r}."
         )
-    return [_one_input(name, one, leaf) for name, one, leaf in zip(names, by_input, leaves, strict=True)]
+    return [
+        _axes_of_input(name, axis_names, leaf) for name, axis_names, leaf in zip(names, by_input, leaves, strict=True)
+    ]
 
 
-def _one_input(name: str, axis_names: Any, leaf: torch.Tensor) -> Axes:
+def _axes_of_input(name: str, axis_names: Any, leaf: torch.Tensor) -> Axes:
     if axis_names is None:
         return {}
     if isinstance(axis_names, Mapping):
@@ -207,7 +209,7 @@ def _one_input(name: str, axis_names: Any, leaf: torch.Tensor) -> Axes:
     return axes
 
 
-def _enlarged(args: tuple[Any, ...], names: list[str], axes: list[Axes]) -> tuple[Any, ...]:
+def _with_two_rows(args: tuple[Any, ...], names: list[str], axes: list[Axes]) -> tuple[Any, ...]:
     leaves, spec = pytree.tree_flatten(args)
     index = iter(range(len(names)))
     where = {i: next(index) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)}

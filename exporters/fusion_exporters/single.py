@@ -22,7 +22,7 @@ from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.layer import FusionLayer, bare_fusion
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
 from fusion_onnx.file_format import DOMAIN
-from fusion_onnx.verification.arguments import call as called
+from fusion_onnx.verification.arguments import call as call_module
 
 IR_VERSION = 10
 """That of the files that torch.onnx.export writes."""
@@ -47,8 +47,9 @@ class Isolated(torch.nn.Module):
 def entrywise_strategy_of(module: torch.nn.Module) -> str:
     """Return the fusion's strategy where the module is one that combines its inputs entry by entry; "" for others."""
     fusion = bare_fusion(module)
-    written = fusion is not None and fusion.entrywise and fusion.signature.config is not None
-    return fusion.strategy() if fusion is not None and written else ""
+    if fusion is None or not fusion.entrywise or fusion.signature.config is None:
+        return ""
+    return fusion.strategy()
 
 
 class Call(NamedTuple):
@@ -94,14 +95,14 @@ class Observation(TorchFunctionMode):
 
 
 def observe(module: torch.nn.Module, inputs: GraphInputs) -> tuple[Any, Observation | None]:
-    """Run a module on its example; return its outputs, and what was seen where it may be a fusion by itself.
+    """Run a module on its example; return its outputs, and the observation where it may be a fusion by itself.
 
     The example is what the module may write into: give a copy.
     """
     if not _may_be_single(module):
-        return called(module, inputs.args), None
+        return call_module(module, inputs.args), None
     with Observation(inputs.leaves()) as observation:
-        outputs = called(module, inputs.args)
+        outputs = call_module(module, inputs.args)
     return outputs, observation
 
 
@@ -113,8 +114,8 @@ def single(
     Args:
         module: the module, which was run on the inputs.
         inputs: the graph's inputs.
-        outputs: what it gave.
-        observation: what `observe` saw meanwhile.
+        outputs: its outputs on them.
+        observation: what `observe` returned with them.
         name: of the graph's output.
         opset: of the standard operators.
     """
@@ -125,9 +126,9 @@ def single(
     memory = [source.untyped_storage().data_ptr() for source in call.sources]
     if shape is None or places is None or len(set(memory)) < len(memory):
         return None
-    if not (_is_ours(module) or _has_one_branch(module, inputs, call, places, shape)):
+    if not (_is_builtin(module) or _has_one_branch(module, inputs, call, places, shape)):
         return None
-    return _written(module, inputs, call, places, _value(name, call.y, shape), opset)
+    return _write(module, inputs, call, places, _value(name, call.y, shape), opset)
 
 
 def _places(call: Call, inputs: GraphInputs) -> list[int | None] | None:
@@ -138,18 +139,25 @@ def _places(call: Call, inputs: GraphInputs) -> list[int | None] | None:
     leaves = inputs.leaves()
     tensors = [*call.xs, *call.params]
     places = [next((i for i, leaf in enumerate(leaves) if leaf is tensor), None) for tensor in tensors]
-    fused, rest = places[: len(call.xs)], [place for place in places[len(call.xs) :] if place is not None]
-    used = [place for place in places if place is not None]
-    if None in fused or sorted(used) != list(range(len(leaves))) or any(inputs.axes[place] for place in rest):
+    fused_places, parameter_places = (
+        places[: len(call.xs)],
+        [place for place in places[len(call.xs) :] if place is not None],
+    )
+    input_places = [place for place in places if place is not None]
+    if (
+        None in fused_places
+        or sorted(input_places) != list(range(len(leaves)))
+        or any(inputs.axes[place] for place in parameter_places)
+    ):
         return None
     return None if any(tensor.is_meta for tensor in tensors) else places
 
 
-def _written(
+def _write(
     module: torch.nn.Module, inputs: GraphInputs, call: Call, places: Sequence[int | None], y: ir.Value, opset: int
 ) -> ir.Model | None:
     """Write the graph of one node; None where a constant has the name of an input or of the output."""
-    formal = [
+    graph_inputs = [
         _value(name, leaf, [axes.get(i, size) for i, size in enumerate(leaf.shape)])
         for name, leaf, axes in zip(inputs.names, inputs.leaves(), inputs.axes, strict=True)
     ]
@@ -165,7 +173,7 @@ def _written(
     if {constant.name for constant in initializers} & {y.name, *inputs.names}:
         return None
     values = [
-        constant if place is None else formal[place]
+        constant if place is None else graph_inputs[place]
         for place, constant in zip(places, [*[None] * len(call.xs), *constants], strict=True)
     ]
     node = ir.node(
@@ -177,7 +185,7 @@ def _written(
         metadata_props={SCOPES: repr(["", path])},
     )
     opsets = {"": opset, DOMAIN: 1}
-    graph = ir.Graph(formal, [y], nodes=[node], initializers=initializers, opset_imports=opsets, name="single")
+    graph = ir.Graph(graph_inputs, [y], nodes=[node], initializers=initializers, opset_imports=opsets, name="single")
     return ir.Model(graph, ir_version=IR_VERSION)
 
 
@@ -195,7 +203,7 @@ def _may_be_single(module: torch.nn.Module) -> bool:
     return not odd and names <= {*buffers, *(["w"] if prefix else [])}
 
 
-def _is_ours(module: torch.nn.Module) -> bool:
+def _is_builtin(module: torch.nn.Module) -> bool:
     """Whether all that ran is this package's: a strategy of its own, and nothing put in place of its methods."""
     fusion = module.fusion if isinstance(module, FusionLayer) else module
     cls = type(prototype(fusion.op, fusion.config)) if isinstance(fusion, Isolated) else type(fusion)

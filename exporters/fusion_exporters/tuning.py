@@ -80,14 +80,14 @@ def tune(
             function = function or result.model.functions[0].name
             tensors = [leaf.detach() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
             runs[form] = Session(result, providers, spin=False).bind(*tensors)  # else each disturbs the next
-        times = measured(runs, seconds)
+        times = median_times(runs, seconds)
         best = fastest(times, [form for form in times if forms[form].drop_in])
         where = (provider_of(providers), *size_of([x.shape for x in call.xs]), dtype_name(call.xs[0]))
         tuning.entries.append(Timing(name, function, *where, best, times))
     return tuning
 
 
-def measured(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def median_times(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Return each call's median time in seconds, all called in turn; short ones are repeated within a turn.
 
     The order is drawn anew for each round, and a pause lets the threads of the one before go to sleep: PyTorch's spin

@@ -82,7 +82,7 @@ def session(model: bytes, threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bound(raw: Any, arrays: list[Any], like: Any) -> Call:
+def bind(raw: Any, arrays: list[Any], like: Any) -> Call:
     """Return a call of a bare session on the arrays, into memory of its own."""
     binding = raw.io_binding()
     for info, x in zip(raw.get_inputs(), arrays, strict=True):
@@ -97,13 +97,13 @@ def bound(raw: Any, arrays: list[Any], like: Any) -> Call:
     return call
 
 
-def exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None, **options: Any) -> bytes:
+def export_bytes(fusion: Fusion, xs: list[Tensor], w: Tensor | None, **options: Any) -> bytes:
     """Return our file; the parameters are constants in it, as those of a trained network are."""
     layer = fusion_onnx.FusionLayer(fusion, w)
     return bytes(fusion_onnx.export(layer, tuple(xs), verify=False, **options).model.SerializeToString())
 
 
-def plainly_exported(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
+def plain_export_bytes(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> bytes:
     """Return the formula's file, as torch.onnx.export writes it; raises Absent where there is none, with the reason."""
     return plain_model(Formula(fusion, w, xs[0].dtype).eval(), tuple(xs))
 
@@ -117,19 +117,21 @@ def plain_model(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
     batch = torch.export.Dim("batch")
     dynamic = all(x.shape[0] > 1 for x in example)
     # a formula takes its inputs as *x, which torch.export names once for all of them
-    each = tuple({0: batch} for _ in example)
-    shapes = ((each,) if isinstance(module, Formula) else each) if dynamic else None
+    axes = tuple({0: batch} for _ in example)
+    shapes = ((axes,) if isinstance(module, Formula) else axes) if dynamic else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            traced = torch.export.export(module, example, dynamic_shapes=shapes, strict=True)  # NumPy wants strict
+            exported_program = torch.export.export(
+                module, example, dynamic_shapes=shapes, strict=True
+            )  # NumPy wants strict
         except Exception as error:  # whatever tracing raises for NumPy that it does not know
             raise Absent(f"its reference cannot be traced: {first_line(error)}") from error
-        for node in traced.graph.nodes:
+        for node in exported_program.graph.nodes:
             if node.target is torch.ops.aten.sort.stable:  # what np.sort becomes; torch.onnx knows the other one alone
                 node.target = torch.ops.aten.sort.default
                 node.args, node.kwargs = (node.args[0], node.kwargs["dim"]), {}
-        program = torch.onnx.export(traced, dynamo=True, verbose=False)
+        program = torch.onnx.export(exported_program, dynamo=True, verbose=False)
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 
@@ -148,24 +150,24 @@ def eager(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 @contender
 def tinybig(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call tinyBIG's own fusion, eagerly; weights as it lays them out, which is as we do."""
-    known = classes()
+    fusions = classes()
     name = fusion.strategy()
-    named = {"metric": f"{getattr(fusion, 'metric', '')}_fusion"}.get(name)
-    made = next((known[n] for n in ([named] if named else type(fusion).tinybig) if n in known), None)
-    if made is None:
+    metric_name = {"metric": f"{getattr(fusion, 'metric', '')}_fusion"}.get(name)
+    cls = next((fusions[n] for n in ([metric_name] if metric_name else type(fusion).tinybig) if n in fusions), None)
+    if cls is None:
         raise Absent("tinyBIG has no such fusion")
     if any(getattr(fusion, option) != value for option, value in type(fusion).tinybig_defaults.items()):
         raise Absent("it computes another matrix under this name, that of the row beside")
     options = {option: getattr(fusion, option) for option in ("n", "p", "q", "r", "weights") if hasattr(fusion, option)}
-    theirs = made(dims=list(fusion.dims or ()), **options)
+    module = cls(dims=list(fusion.dims or ()), **options)
     parameter = w if w is None or "n" not in fusion.options() else w.reshape(1, -1)
-    drawn = dict(fusion.named_buffers())
-    if {"a", "b"} <= drawn.keys():  # its random matrices are drawn at the first call; ours are put in their place
-        theirs.parameter_fabrication.A, theirs.parameter_fabrication.B = drawn["a"], drawn["b"]
+    buffers = dict(fusion.named_buffers())
+    if {"a", "b"} <= buffers.keys():  # its random matrices are drawn at the first call; ours are put in their place
+        module.parameter_fabrication.A, module.parameter_fabrication.B = buffers["a"], buffers["b"]
 
     def call() -> Any:
         with torch.no_grad():
-            return theirs(xs, parameter)
+            return module(xs, parameter)
 
     return call
 
@@ -175,7 +177,7 @@ def compiled(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call torch.compile of the best eager formula, static shapes."""
     torch.compiler.reset()
     buffers: list[Tensor] = [b.to(xs[0].dtype) for b in fusion.buffers()]
-    function = torch.compile(lambda *given: fusion.fuse(list(given), w, *buffers), fullgraph=True, dynamic=False)
+    function = torch.compile(lambda *tensors: fusion.fuse(list(tensors), w, *buffers), fullgraph=True, dynamic=False)
 
     def call() -> Tensor:
         with torch.no_grad():
@@ -188,14 +190,14 @@ def compiled(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 def plain_export(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run the plain export of the formula in ONNX Runtime."""
     like = eager(fusion, xs, w)().numpy()
-    return bound(session(plainly_exported(fusion, xs, w)), [x.numpy() for x in xs], like)
+    return bind(session(plain_export_bytes(fusion, xs, w)), [x.numpy() for x in xs], like)
 
 
 @contender
 def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours by a bound call on the CPU provider, with fused kernels where they are."""
-    made = fusion_onnx.Session(exported(fusion, xs, w), "cpu", threads=torch.get_num_threads(), spin=False)
-    call = made.bind(*[x.numpy() for x in xs])
+    runner = fusion_onnx.Session(export_bytes(fusion, xs, w), "cpu", threads=torch.get_num_threads(), spin=False)
+    call = runner.bind(*[x.numpy() for x in xs])
     return lambda: call()[0]
 
 
@@ -203,14 +205,14 @@ def ours(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
 def ours_raw(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run the same file by ONNX Runtime's own run_with_iobinding: its own operators, no fused kernels."""
     like = eager(fusion, xs, w)().numpy()
-    return bound(session(exported(fusion, xs, w)), [x.numpy() for x in xs], like)
+    return bind(session(export_bytes(fusion, xs, w)), [x.numpy() for x in xs], like)
 
 
 @contender
 def ours_openvino(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours by a bound call on ONNX Runtime's OpenVINO provider, with static shapes."""
-    made = exported(fusion, xs, w, dynamic=None, providers="openvino")
-    call = fusion_onnx.Session(made, "openvino").bind(*[x.numpy() for x in xs])
+    model = export_bytes(fusion, xs, w, dynamic=None, providers="openvino")
+    call = fusion_onnx.Session(model, "openvino").bind(*[x.numpy() for x in xs])
     return lambda: call()[0]
 
 
@@ -220,21 +222,21 @@ def ours_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     status = fusion_onnx.runtime.diagnose()
     if not any(s.alias == "cuda" and s.starts for s in status):
         raise Absent(next((s.reason for s in status if s.alias == "cuda"), "this onnxruntime has no CUDA"))
-    made = exported(fusion, xs, w, providers="cuda")
-    call = fusion_onnx.Session(made, "cuda").bind(*[x.cuda() for x in xs])
-    return _finished(lambda: call()[0])
+    model = export_bytes(fusion, xs, w, providers="cuda")
+    call = fusion_onnx.Session(model, "cuda").bind(*[x.cuda() for x in xs])
+    return _wait_for_gpu(lambda: call()[0])
 
 
 @contender
 def eager_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call our eager execution on tensors on the GPU."""
-    return _finished(eager(*_on_gpu(fusion, xs, w)))
+    return _wait_for_gpu(eager(*_on_gpu(fusion, xs, w)))
 
 
 @contender
 def compiled_cuda(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Call torch.compile of the best eager formula on tensors on the GPU."""
-    return _finished(compiled(*_on_gpu(fusion, xs, w)))
+    return _wait_for_gpu(compiled(*_on_gpu(fusion, xs, w)))
 
 
 def _on_gpu(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> tuple[Fusion, list[Tensor], Tensor | None]:
@@ -243,15 +245,15 @@ def _on_gpu(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> tuple[Fusion,
     return copy.deepcopy(fusion).cuda(), [x.cuda() for x in xs], None if w is None else w.cuda()
 
 
-def _finished(call: Call) -> Call:
+def _wait_for_gpu(call: Call) -> Call:
     """Return a call that waits for the GPU."""
 
-    def finished() -> Any:
+    def call_and_wait() -> Any:
         y = call()
         torch.cuda.synchronize()
         return y
 
-    return finished
+    return call_and_wait
 
 
 @contender
@@ -259,11 +261,11 @@ def openvino(fusion: Fusion, xs: list[Tensor], w: Tensor | None) -> Call:
     """Run ours in OpenVINO itself, inlined, with static shapes, in float32."""
     import openvino as ov
 
-    model = exported(fusion, xs, w, dynamic=None, inline="all", providers="openvino")
+    model = export_bytes(fusion, xs, w, dynamic=None, inline="all", providers="openvino")
     core = ov.Core()
-    read = core.read_model(io.BytesIO(model))
+    network = core.read_model(io.BytesIO(model))
     options = {**OPENVINO_EXACT, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = core.compile_model(read, "CPU", options).create_infer_request()
+    request = core.compile_model(network, "CPU", options).create_infer_request()
     for i, t in enumerate(xs):
         request.set_input_tensor(i, ov.Tensor(t.numpy(), shared_memory=True))
 

@@ -64,8 +64,8 @@ def bars(
     """
     from matplotlib.figure import Figure
 
-    shown = [name for name in names if any(panel.multiples.get(name) for panel in panels)]
-    figure = Figure(figsize=(max(12.0, 2.2 * len(panels) + 1.5), 2.1 + 0.62 * len(shown)), layout="constrained")
+    contenders = [name for name in names if any(panel.multiples.get(name) for panel in panels)]
+    figure = Figure(figsize=(max(12.0, 2.2 * len(panels) + 1.5), 2.1 + 0.62 * len(contenders)), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for i, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
         axis.set_title(panel.title, fontsize=10.5, fontweight="bold", loc="left", color=_TEXT, pad=38)
@@ -79,18 +79,18 @@ def bars(
             va="bottom",
             linespacing=1.3,
         )
-        for place, name in enumerate(shown):
+        for place, name in enumerate(contenders):
             colour = _OURS if name == ours[0] else _TOO if name in ours else _OTHERS
             _bar(axis, place, panel.multiples.get(name) or (), colour, panel.ours if name == ours[0] else "", longest)
         axis.axvline(1, color=_OURS, linewidth=1, zorder=1)
         axis.set_xlim(0, longest * 1.02)
-        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.set_ylim(len(contenders) - 0.4, -0.6)
         axis.set_xticks([])
         axis.spines[["top", "right", "bottom", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
         if i == 0:
-            axis.set_yticks(range(len(shown)), [names[name] for name in shown], fontsize=12.5, color=_TEXT)
-            for name, label in zip(shown, axis.get_yticklabels(), strict=True):
+            axis.set_yticks(range(len(contenders)), [names[name] for name in contenders], fontsize=12.5, color=_TEXT)
+            for name, label in zip(contenders, axis.get_yticklabels(), strict=True):
                 if name in ours:
                     label.set(color=_OURS, fontweight="bold")
     figure.suptitle(title, fontsize=16, fontweight="bold", x=0.01, ha="left", color=_TEXT)
@@ -106,16 +106,16 @@ def _bar(axis: Any, place: int, multiples: Sequence[float], colour: str, ours: s
         return
     mean, unit = statistics.geometric_mean(multiples), longest / 10
     axis.barh(place, min(mean, longest), height=0.62, color=colour, zorder=2)
-    after = max(min(mean, longest), 1) + 0.25 * unit
+    x = max(min(mean, longest), 1) + 0.25 * unit
     if ours:
-        axis.text(after, place, ours, va="center", fontsize=11.5, color=colour, fontweight="bold")
+        axis.text(x, place, ours, va="center", fontsize=11.5, color=colour, fontweight="bold")
         return
     dots = [multiple for multiple in multiples if multiple < longest]
     if len(multiples) > 1:
         axis.scatter(dots, [place + 0.24] * len(dots), s=7, color="#6b7480", alpha=0.45, linewidth=0, zorder=3)
     digits = 2 if mean < 1.995 else 1 if mean < 9.95 else 0
     outside = mean < 0.75 * longest
-    where = (after, "left") if outside else (0.75 * longest, "right")
+    where = (x, "left") if outside else (0.75 * longest, "right")
     axis.text(where[0], place - 0.06, f"{mean:,.{digits}f} ×", va="center", ha=where[1], fontsize=12, zorder=5)
     for at in (8.0, 8.4) if mean > longest else ():  # cut
         strokes = [(at - 0.12) * unit, (at + 0.12) * unit]
@@ -155,8 +155,8 @@ def summary(rows: Sequence[Row], path: Path) -> None:
 
 
 def _in_words(scenario: str, strategies: int) -> str:
-    known = next((s for s in SCENARIOS if s.name == scenario), None)
-    size = f"{known.k} inputs of {known.rows} × {known.width}\n" if known else ""
+    match = next((s for s in SCENARIOS if s.name == scenario), None)
+    size = f"{match.k} inputs of {match.rows} × {match.width}\n" if match else ""
     return f"{size}{strategies} strateg{'y' if strategies == 1 else 'ies'}"
 
 
@@ -169,8 +169,8 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
     lines = -(-len(scenarios) // 2)
     figure = Figure(figsize=(14, lines * (1.2 + 0.22 * most)), layout="constrained")
     panels = figure.subplots(lines, 2, squeeze=False).flatten()
-    for unused in panels[len(scenarios) :]:
-        unused.set_axis_off()
+    for panel in panels[len(scenarios) :]:
+        panel.set_axis_off()
     panels = panels[: len(scenarios)]
     for panel, scenario in zip(panels, scenarios, strict=True):
         here = [row for row in rows if row.scenario == scenario]

@@ -45,14 +45,14 @@ def table(rows: list[Row]) -> str:
                 else "–"
                 for c in contenders
             ]
-            by = " (operations)" if r.floor > r.copy else ""
-            lines.append(f"| {r.strategy} | {short(r.floor)}{by} | {' | '.join(cells)} |")
+            limit = " (operations)" if r.floor > r.copy else ""
+            lines.append(f"| {r.strategy} | {short(r.floor)}{limit} | {' | '.join(cells)} |")
         absent: dict[str, list[str]] = {}
         for r in here:
             for contender, why in r.failed.items():
                 absent.setdefault(f"{contender.replace('_', ' ')}: {why}", []).append(r.strategy)
-        whom = {why: "all" if len(names) == len(here) else ", ".join(names) for why, names in absent.items()}
-        lines += ["", *(f"- {why} ({names})" for why, names in whom.items())]
+        strategies = {why: "all" if len(names) == len(here) else ", ".join(names) for why, names in absent.items()}
+        lines += ["", *(f"- {why} ({names})" for why, names in strategies.items())]
         lines.append("")
     lines += _files([r for r in rows if r.files])
     return "\n".join(lines)

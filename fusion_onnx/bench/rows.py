@@ -23,9 +23,9 @@ import onnx
 import torch
 
 import fusion_onnx
-from fusion_exporters.tuning import measured
+from fusion_exporters.tuning import median_times
 from fusion_onnx import Fusion
-from fusion_onnx.bench.contenders import CONTENDERS, Absent, exported, plainly_exported
+from fusion_onnx.bench.contenders import CONTENDERS, Absent, export_bytes, plain_export_bytes
 from fusion_onnx.file_format import facts_in
 from fusion_onnx.runtime._probe import first_line
 from fusion_onnx.testing.matrix import float_dtype
@@ -53,7 +53,7 @@ SCENARIOS = (
 
 @dataclass
 class Row:
-    """Seconds, medians: together (interleaved) and alone; failed: why a contender has none.
+    """Seconds, medians: interleaved with the others, and isolated; failed: why a contender has none.
 
     floor: the least time, the longer of `copy`, that of the bytes moved, and the operations at the measured `rate`.
     files: of each kind of file, `export` and `load` in seconds, its `bytes`, and the `peak` of memory (bytes) that
@@ -88,8 +88,8 @@ def fusions(scenario: Scenario, names: list[str]) -> Iterator[tuple[str, Fusion]
         dims = [scenario.width] * scenario.k
         yield name, fusion_onnx.create(name, dims=dims, **options)
         if cls.tinybig_defaults:  # where tinyBIG computes something else under the same name
-            said = ", ".join(map(str, cls.tinybig_defaults.values()))
-            yield f"{name}, {said}", fusion_onnx.create(name, dims=dims, **{**options, **cls.tinybig_defaults})
+            options_text = ", ".join(map(str, cls.tinybig_defaults.values()))
+            yield f"{name}, {options_text}", fusion_onnx.create(name, dims=dims, **{**options, **cls.tinybig_defaults})
 
 
 def copier(count: int) -> Callable[[], Any]:
@@ -110,7 +110,7 @@ def multiplier() -> Callable[[], Any]:
 
 def operations_of(fusion: Fusion, xs: list[torch.Tensor], w: torch.Tensor | None) -> int:
     """Return the multiplications and additions of the form that a fusion is exported in."""
-    proto = onnx.load_model_from_string(exported(fusion, xs, w))
+    proto = onnx.load_model_from_string(export_bytes(fusion, xs, w))
     (facts,) = facts_in({p.key: p.value for p in proto.metadata_props}).values()
     return int(facts["operations"])
 
@@ -139,35 +139,35 @@ def row(
     length = fusion.calculate_l()
     w = (torch.randn(length, generator=generator) / length**0.5).to(dtype) if length else None
     exact = float64_result(fusion, [x.double() for x in xs], None if w is None else w.double())
-    read = [*xs, *(b.to(dtype) for b in fusion.buffers()), *([] if w is None else [w])]
-    moved = sum(t.nbytes for t in read) + exact.size * xs[0].itemsize
-    calls: dict[str, Callable[[], Any]] = {"copy": copier(moved), "matrix": multiplier()}
+    operands = [*xs, *(b.to(dtype) for b in fusion.buffers()), *([] if w is None else [w])]
+    bytes_moved = sum(t.nbytes for t in operands) + exact.size * xs[0].itemsize
+    calls: dict[str, Callable[[], Any]] = {"copy": copier(bytes_moved), "matrix": multiplier()}
     tolerance = max(1e-4, 8 * torch.finfo(dtype).eps)
     failed = {}
     for contender in contenders:
         try:
             call = CONTENDERS[contender](fusion, xs, w)
-            off = np.abs(_on_host(call()) - exact).max() / max(np.abs(exact).max(), 1e-30)
-            if not off < tolerance:
-                raise ArithmeticError(f"it is off by {off:.1e} of the largest entry")
+            deviation = np.abs(_on_host(call()) - exact).max() / max(np.abs(exact).max(), 1e-30)
+            if not deviation < tolerance:
+                raise ArithmeticError(f"it is off by {deviation:.1e} of the largest entry")
             calls[contender] = call
         except Exception as error:
             failed[contender] = f"{type(error).__name__}: {first_line(error)[:300]}"
-    interleaved = measured(calls, seconds)
+    interleaved = median_times(calls, seconds)
     operations, rate = operations_of(fusion, xs, w), 2 * _SIDE**3 / interleaved.pop("matrix")
     copy = interleaved.pop("copy")
     del calls["matrix"]
     isolated = {
-        contender: measured({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
+        contender: median_times({contender: call}, seconds / len(calls))[contender] for contender, call in calls.items()
     }
     facts: dict[str, dict[str, float]] = {}
-    for kind, export in {"ours": exported, "plain_export": plainly_exported}.items() if files else ():
+    for kind, export in {"ours": export_bytes, "plain_export": plain_export_bytes}.items() if files else ():
         try:
             facts[kind] = of_file(functools.partial(export, fusion, xs, w), [x.numpy() for x in xs])
         except Absent:
             facts[kind] = {}
     floor = max(copy, operations / rate)
-    return Row(name, scenario.name, moved, operations, copy, rate, floor, interleaved, isolated, failed, facts)
+    return Row(name, scenario.name, bytes_moved, operations, copy, rate, floor, interleaved, isolated, failed, facts)
 
 
 def _on_host(y: Any) -> Any:
@@ -197,7 +197,7 @@ def of_file(export: Callable[[], bytes], arrays: list[Any]) -> dict[str, float]:
 
     start = time.perf_counter()
     model = export()
-    made = time.perf_counter()
+    end = time.perf_counter()
     loads = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -208,9 +208,9 @@ def of_file(export: Callable[[], bytes], arrays: list[Any]) -> dict[str, float]:
         file.write_bytes(model)
         np.savez(inputs, *arrays)
         command = [sys.executable, "-c", _PEAK, str(file), str(inputs)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    peak = {"peak": 1024.0 * int(done.stdout.split()[-1])} if done.returncode == 0 else {}  # Linux alone tells
-    return {"export": made - start, "load": statistics.median(loads), "bytes": float(len(model)), **peak}
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+    peak = {"peak": 1024.0 * int(process.stdout.split()[-1])} if process.returncode == 0 else {}  # Linux alone tells
+    return {"export": end - start, "load": statistics.median(loads), "bytes": float(len(model)), **peak}
 
 
 def run(
@@ -227,14 +227,14 @@ def run(
 
     Raises ValueError for a name that is none.
     """
-    kept = float_dtype(dtype)
-    for kind, given, known in (
+    torch_dtype = float_dtype(dtype)
+    for kind, requests, names in (
         ("scenario", scenarios, [s.name for s in SCENARIOS]),
         ("contender", contenders, list(CONTENDERS)),
     ):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(map(repr, known))}.")
+        for name in requests:
+            if name not in names:
+                raise ValueError(f"there is no {kind} {name!r}; there are {', '.join(map(repr, names))}.")
     rows = []
     for scenario in SCENARIOS:
         if scenarios and scenario.name not in scenarios:
@@ -242,8 +242,8 @@ def run(
         for name, fusion in fusions(scenario, list(strategies) or list(fusion_onnx.names())):
             report(f"{scenario.name}: {name}")
             with_files = files and (scenario.structured or scenario.rows > 16)
-            among = list(contenders) or list(CONTENDERS)
-            rows.append(row(name, fusion, scenario, among, seconds, dtype=kept, files=with_files))
+            competitors = list(contenders) or list(CONTENDERS)
+            rows.append(row(name, fusion, scenario, competitors, seconds, dtype=torch_dtype, files=with_files))
     if not rows:
         raise ValueError(f"{', '.join(strategies)} is in no such scenario: the structured one has projections alone.")
     return rows

@@ -21,13 +21,13 @@ from torch import Tensor
 from fusion_onnx.contract import Arithmetic, Array, FusionError, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
+    concatenate,
+    concatenate_decomposition,
     divides,
-    joined,
-    joined_decomposition,
     matrices,
     matrices_decomposition,
     positive,
-    transposed,
+    transpose,
 )
 
 Shapes = list[tuple[int, int]]
@@ -68,8 +68,8 @@ class KroneckerBase(ProjectionFusion):
         factors = matrices(w, *left_shapes, *right_shapes)
         left, right = factors[: len(left_shapes)], factors[len(left_shapes) :]
         if self.product == "outer":
-            return self._outer(joined(xs), _product(left), _product(right))
-        z: Tensor = joined(xs).unflatten(-1, (self.q, self.t))
+            return self._outer(concatenate(xs), _product(left), _product(right))
+        z: Tensor = concatenate(xs).unflatten(-1, (self.q, self.t))
         for side, i in self._order(left_shapes, right_shapes):
             z = z @ right[i].T if side == "right" else left[i] @ z
         return z.flatten(-2)
@@ -80,13 +80,15 @@ class KroneckerBase(ProjectionFusion):
         factors = matrices_decomposition(op, w, *left_shapes, *right_shapes)
         left, right = factors[: len(left_shapes)], factors[len(left_shapes) :]
         if self.product == "outer":
-            return self._outer_decomposition(op, joined_decomposition(op, xs), _product(left, op), _product(right, op))
+            return self._outer_decomposition(
+                op, concatenate_decomposition(op, xs), _product(left, op), _product(right, op)
+            )
         lead = [0] * (op.rank - 1)  # Reshape copies an axis where it is told 0, so an empty batch passes
-        x = joined_decomposition(op, xs)
+        x = concatenate_decomposition(op, xs)
         z, columns = op.Reshape(x, op.integers([*lead, self.q, self.t])), self.t
         for side, i in self._order(left_shapes, right_shapes):
             if side == "right":
-                z, columns = op.MatMul(z, transposed(op, right[i])), right_shapes[i][0]
+                z, columns = op.MatMul(z, transpose(op, right[i])), right_shapes[i][0]
             else:
                 z = self._left_decomposition(op, left[i], left_shapes[i], z, columns)
         return op.Reshape(z, op.integers([*lead, self.n]))
@@ -124,7 +126,7 @@ class KroneckerBase(ProjectionFusion):
         blocks = op.Mul(op.Reshape(left, op.integers(first)), op.Reshape(right, op.integers(second)))
         return op.Reshape(blocks, op.integers([self.n, self.total]))
 
-    def made(self) -> int:
+    def matrix_roundings(self) -> int:
         """Return the lengths of the inner products in L and in R, and one for the product of the two."""
         return 1 + sum(shape[1] for shapes in self.factor_shapes() for shape in shapes[:-1])
 
@@ -157,17 +159,19 @@ class KroneckerBase(ProjectionFusion):
             sides = {"left": left, "right": right}
             applied = [sides[side][i] for side, i in self._order(left_shapes, right_shapes)]
             return arithmetic.chain(self.fuse, xs, [w], [(factor.shape[1], factor) for factor in applied])
-        made = sum(shape[1] for shapes in (left_shapes, right_shapes) for shape in shapes[:-1])  # L and R themselves
-        whole, column = _product(right), _product(left).reshape(-1, 1)
+        roundings = sum(
+            shape[1] for shapes in (left_shapes, right_shapes) for shape in shapes[:-1]
+        )  # L and R themselves
+        factor, column = _product(right), _product(left).reshape(-1, 1)
         if self.q % self.s == 0:
             c = self.q // self.s
-            stages = [(self.s * self.t, whole.reshape(1, -1)), (c, column.reshape(self.n, c))]
+            stages = [(self.s * self.t, factor.reshape(1, -1)), (c, column.reshape(self.n, c))]
         elif self.s % self.q == 0:
-            stages = [(self.total, whole.reshape(-1, self.total)), (1, column)]
+            stages = [(self.total, factor.reshape(-1, self.total)), (1, column)]
         else:
-            made += 1
-            stages = [(self.total, (column * whole.reshape(1, -1)).reshape(self.n, self.total))]
-        return arithmetic.chain(self.fuse, xs, [w], stages, made)
+            roundings += 1
+            stages = [(self.total, (column * factor.reshape(1, -1)).reshape(self.n, self.total))]
+        return arithmetic.chain(self.fuse, xs, [w], stages, roundings)
 
     def _outer(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         if self.q % self.s == 0:
@@ -186,11 +190,11 @@ class KroneckerBase(ProjectionFusion):
             pieces = op.Reshape(x, op.integers([*lead, c, self.s * self.t]))
             column = op.Reshape(right, op.integers([self.s * self.t, 1]))
             z = op.Reshape(op.MatMul(pieces, column), op.integers([*lead, c]))
-            return op.MatMul(z, transposed(op, op.Reshape(left, op.integers([self.n, c]))))
+            return op.MatMul(z, transpose(op, op.Reshape(left, op.integers([self.n, c]))))
         column = op.Reshape(left, op.integers([self.p * self.q, 1]))
         if self.s % self.q == 0:
             c = self.s // self.q
-            z = op.MatMul(x, transposed(op, op.Reshape(right, op.integers([c, self.total]))))
+            z = op.MatMul(x, transpose(op, op.Reshape(right, op.integers([c, self.total]))))
             # z is written q times, so that what is multiplied by one row of L is long
             z = op.Reshape(op.Tile(z, op.integers([1] * (op.rank - 1) + [self.q])), op.integers([*lead, 1, self.s]))
             spread = op.Expand(column, op.integers([self.p * self.q, c]))
@@ -198,7 +202,7 @@ class KroneckerBase(ProjectionFusion):
             return op.Reshape(blocks, op.integers([*lead, self.n]))
         row = op.Reshape(right, op.integers([1, self.s * self.t]))
         dense = op.Reshape(op.Mul(column, row), op.integers([self.n, self.total]))
-        return op.MatMul(x, transposed(op, dense))
+        return op.MatMul(x, transpose(op, dense))
 
 
 def _product(factors: Sequence[Any], op: Any = None) -> Any:

@@ -16,8 +16,8 @@ class ProjectionFusion(Fusion):
     """n as given, by default n_1 where all widths are equal; `dims` cannot be left out.
 
     A strategy gives W from its definition (`matrix`), which is its reference. One whose W has structure also writes it
-    in ONNX (`matrix_decomposition`, `made`), and with that has the form "dense": y = [x_1 ... x_k] Wᵀ with W formed
-    once, when the model is loaded, where its factors are constant.
+    in ONNX (`matrix_decomposition`, `matrix_roundings`), and with that has the form "dense": y = [x_1 ... x_k] Wᵀ with
+    W formed once, when the model is loaded, where its factors are constant.
     """
 
     needs_dims = True
@@ -57,7 +57,7 @@ class ProjectionFusion(Fusion):
         """Write W (n, D) in ONNX; NotImplemented where W has no structure."""
         return NotImplemented
 
-    def made(self) -> int:
+    def matrix_roundings(self) -> int:
         """Return how many roundings an entry of W takes to be made."""
         return 0
 
@@ -67,13 +67,13 @@ class ProjectionFusion(Fusion):
         matrix = self.matrix_decomposition(op, w, *buffers)
         if matrix is NotImplemented:
             return NotImplemented
-        return op.MatMul(joined_decomposition(op, xs), transposed(op, matrix))
+        return op.MatMul(concatenate_decomposition(op, xs), transpose(op, matrix))
 
     def dense_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         """Bound what the form "dense" loses: one inner product of length D, of entries that are rounded themselves."""
         assert w is not None
         matrix = torch.from_numpy(self.matrix(w.numpy(), *(b.numpy() for b in buffers)))
-        return arithmetic.chain(self.fuse, xs, [w, *buffers], [(self.total, matrix)], self.made())
+        return arithmetic.chain(self.fuse, xs, [w, *buffers], [(self.total, matrix)], self.matrix_roundings())
 
 
 def cut(w: Array, *shapes: tuple[int, int]) -> list[Array]:
@@ -90,21 +90,21 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
-def divides(name: str, value: int, of: str, whole: int) -> int:
+def divides(name: str, value: int, of: str, total: int) -> int:
     """Return whole / value; raise FusionError where that leaves a rest."""
-    if whole % value:
-        fits = ", ".join(str(d) for d in range(1, min(whole, 1000) + 1) if whole % d == 0)
-        more = ", ..." if whole > 1000 else ""
-        raise FusionError(f"{name} divides {of}; {name}={value} does not divide {of}={whole}. Fitting: {fits}{more}.")
-    return whole // value
+    if total % value:
+        fits = ", ".join(str(d) for d in range(1, min(total, 1000) + 1) if total % d == 0)
+        more = ", ..." if total > 1000 else ""
+        raise FusionError(f"{name} divides {of}; {name}={value} does not divide {of}={total}. Fitting: {fits}{more}.")
+    return total // value
 
 
-def joined(xs: Sequence[Tensor]) -> Tensor:
+def concatenate(xs: Sequence[Tensor]) -> Tensor:
     """Return [x_1 ... x_k]."""
     return xs[0] if len(xs) == 1 else torch.cat(list(xs), dim=-1)
 
 
-def joined_decomposition(op: Any, xs: Sequence[Any]) -> Any:
+def concatenate_decomposition(op: Any, xs: Sequence[Any]) -> Any:
     """Write the same in ONNX."""
     return xs[0] if len(xs) == 1 else op.Concat(*xs, axis=-1)
 
@@ -121,7 +121,7 @@ def matrices_decomposition(op: Any, w: Any, *shapes: tuple[int, ...]) -> list[An
     return [part if len(s) == 1 else op.Reshape(part, op.integers(s)) for part, s in zip(parts, shapes, strict=True)]
 
 
-def accumulated(op: Any, xs: Sequence[Any], parts: Sequence[Any]) -> Any:
+def accumulate(op: Any, xs: Sequence[Any], parts: Sequence[Any]) -> Any:
     """Write Σ x_i P_i in ONNX, P_i (n_i, m), from left to right: by Gemm, which adds as it multiplies, at rank 2."""
     y = op.MatMul(xs[0], parts[0])
     for x, part in zip(xs[1:], parts[1:], strict=True):
@@ -129,6 +129,6 @@ def accumulated(op: Any, xs: Sequence[Any], parts: Sequence[Any]) -> Any:
     return y
 
 
-def transposed(op: Any, matrix: Any) -> Any:
+def transpose(op: Any, matrix: Any) -> Any:
     """Write the transpose of a matrix in ONNX."""
     return op.Transpose(matrix, perm=[1, 0])

@@ -11,7 +11,7 @@ from fusion_onnx.contract import Arithmetic, Array
 from fusion_onnx.fusions._entrywise import chain
 
 
-def weighted(xs: Sequence[Tensor], a: Tensor) -> Tensor:
+def weighted_sum(xs: Sequence[Tensor], a: Tensor) -> Tensor:
     """Return Σ a_i x_i for k tensors (..., n) and weights (k,)."""
     return chain((x * a[i] for i, x in enumerate(xs)), operator.add)
 
@@ -26,7 +26,7 @@ def weighted_bound(arithmetic: Arithmetic, xs: Sequence[Tensor], a: Tensor) -> T
     """Bound what that loses: a rounding for each product, and k - 1 for the sum."""
     k = len(xs)
     share = arithmetic.u + arithmetic.gamma(k - 1) * (1 + arithmetic.u)
-    return weighted([share * x.abs() for x in xs], a.abs()) + k * arithmetic.eta
+    return weighted_sum([share * x.abs() for x in xs], a.abs()) + k * arithmetic.eta
 
 
 def weighted_chain(op: Any, xs: Sequence[Any], a: Any) -> Any:

@@ -9,11 +9,11 @@ from torch import Tensor
 from fusion_onnx.contract import Arithmetic, Array, FusionError, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 from fusion_onnx.fusions._weights import (
-    weighted,
     weighted_bound,
     weighted_chain,
     weighted_matrix,
     weighted_reference,
+    weighted_sum,
     weighted_variadic,
 )
 
@@ -47,7 +47,7 @@ class LearnedWeightedSumFusion(EntrywiseFusion):
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
-        return weighted(xs, w)
+        return weighted_sum(xs, w)
 
     def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
         assert w is not None

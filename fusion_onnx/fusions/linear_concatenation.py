@@ -8,13 +8,13 @@ from torch import Tensor
 from fusion_onnx.contract import Arithmetic, Array, Case, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
-    accumulated,
+    accumulate,
+    concatenate,
+    concatenate_decomposition,
     cut,
-    joined,
-    joined_decomposition,
     matrices,
     matrices_decomposition,
-    transposed,
+    transpose,
 )
 
 
@@ -33,7 +33,7 @@ class LinearConcatenationFusion(ProjectionFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         (matrix,) = matrices(w, (self.n, self.total))
-        return joined(xs) @ matrix.T
+        return concatenate(xs) @ matrix.T
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
@@ -47,7 +47,7 @@ class LinearConcatenationFusion(ProjectionFusion):
     @form("joined")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (matrix,) = matrices_decomposition(op, w, (self.n, self.total))
-        return op.MatMul(joined_decomposition(op, xs), transposed(op, matrix))
+        return op.MatMul(concatenate_decomposition(op, xs), transpose(op, matrix))
 
     @form("accumulated")
     def decompose_accumulated(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
@@ -55,5 +55,5 @@ class LinearConcatenationFusion(ProjectionFusion):
         if len(xs) == 1:
             return NotImplemented
         (matrix,) = matrices_decomposition(op, w, (self.n, self.total))
-        parts = op.Split(transposed(op, matrix), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
-        return accumulated(op, xs, parts)
+        parts = op.Split(transpose(op, matrix), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
+        return accumulate(op, xs, parts)

@@ -8,14 +8,14 @@ from torch import Tensor
 from fusion_onnx.contract import Arithmetic, Array, Case, form
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
-    accumulated,
+    accumulate,
+    concatenate,
+    concatenate_decomposition,
     cut,
-    joined,
-    joined_decomposition,
     matrices,
     matrices_decomposition,
     positive,
-    transposed,
+    transpose,
 )
 
 
@@ -50,7 +50,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         a, b = matrices(w, (self.n, self.r), (self.r, self.total))
-        return (joined(xs) @ b.T) @ a.T
+        return (concatenate(xs) @ b.T) @ a.T
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
@@ -60,7 +60,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
     @form("factored")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))
-        return op.MatMul(op.MatMul(joined_decomposition(op, xs), transposed(op, b)), transposed(op, a))
+        return op.MatMul(op.MatMul(concatenate_decomposition(op, xs), transpose(op, b)), transpose(op, a))
 
     @form("accumulated")
     def decompose_accumulated(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
@@ -68,8 +68,8 @@ class LowRankConcatenationFusion(ProjectionFusion):
         if len(xs) == 1:
             return NotImplemented
         a, b = matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total))
-        parts = op.Split(transposed(op, b), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
-        return op.MatMul(accumulated(op, xs, parts), transposed(op, a))
+        parts = op.Split(transpose(op, b), op.integers(self.dims or ()), axis=0, _outputs=len(xs))
+        return op.MatMul(accumulate(op, xs, parts), transpose(op, a))
 
     def matrix(self, w: Array, *buffers: Array) -> Array:
         """Return W = A B."""
@@ -81,7 +81,7 @@ class LowRankConcatenationFusion(ProjectionFusion):
         """Write W = A B in ONNX."""
         return op.MatMul(*matrices_decomposition(op, w, (self.n, self.r), (self.r, self.total)))
 
-    def made(self) -> int:
+    def matrix_roundings(self) -> int:
         """Return r, the length of the inner products in A B."""
         return self.r
 

@@ -33,8 +33,8 @@ class MedianFusion(EntrywiseFusion):
         return select_median(xs, torch.minimum, torch.maximum)
 
     def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
-        ordered = np.sort(np.stack(xs), axis=0)  # NaN comes last
-        middle: Array = np.where(np.isnan(ordered[-1]), ordered[-1], ordered[(len(xs) - 1) // 2])
+        values = np.sort(np.stack(xs), axis=0)  # NaN comes last
+        middle: Array = np.where(np.isnan(values[-1]), values[-1], values[(len(xs) - 1) // 2])
         return middle
 
     @form("network")

@@ -74,9 +74,9 @@ class MetricFusion(EntrywiseFusion):
         values = torch.stack(list(xs), dim=-1)
         y = self.metric(values.reshape(-1, len(xs)))
         if not isinstance(y, Tensor) or y.ndim != 1:
-            got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            result = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise FusionError(
-                f"{self.name}: the metric reduces (N, k) to (N,); it returned {got}. Reduce the last axis."
+                f"{self.name}: the metric reduces (N, k) to (N,); it returned {result}. Reduce the last axis."
             )
         return y.reshape(xs[0].shape)
 
@@ -119,9 +119,9 @@ def _reduction(name: str) -> tuple[EntrywiseFusion, ...]:
         callables.lookup(name)
     except FusionError:
         classes = {n: _folder.load(n) for n in _folder.names() if n != "metric"}
-        known = [n for n, cls in classes.items() if issubclass(cls, EntrywiseFusion) and cls.parameter_free]
+        names = [n for n, cls in classes.items() if issubclass(cls, EntrywiseFusion) and cls.parameter_free]
         raise FusionError(
-            f"unknown metric {name!r}; known are {', '.join(known)}, "
+            f"unknown metric {name!r}; known are {', '.join(names)}, "
             "a name given to fusion_onnx.register_function, or a callable from (N, k) to (N,)."
         ) from None
     return ()

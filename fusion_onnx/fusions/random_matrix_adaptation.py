@@ -14,13 +14,13 @@ from fusion_onnx.contract import Arithmetic, Array, Case, FusionError, form
 from fusion_onnx.contract.options import whole
 from fusion_onnx.fusions._projection import (
     ProjectionFusion,
+    concatenate,
+    concatenate_decomposition,
     cut,
-    joined,
-    joined_decomposition,
     matrices,
     matrices_decomposition,
     positive,
-    transposed,
+    transpose,
 )
 
 
@@ -65,8 +65,8 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
 
     def to_config(self) -> dict[str, Any]:
         """Return the fusion as plain data: the seed stands for the matrices, so they must still be its draw."""
-        for held, drawn in zip(self._buffers.values(), self._draw(), strict=True):
-            if held is None or not torch.equal(held.cpu(), drawn.to(held.dtype)):
+        for buffer, draw in zip(self._buffers.values(), self._draw(), strict=True):
+            if buffer is None or not torch.equal(buffer.cpu(), draw.to(buffer.dtype)):
                 raise FusionError(
                     f"{self.name}: its random matrices are not the draw of seed={self.seed} any more; "
                     "a config cannot hold them. Save the state_dict beside it."
@@ -85,7 +85,7 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
         (a, b), (outer, inner) = buffers, matrices(w, (self.n,), (self.r,))
-        return (((joined(xs) @ b) * inner) @ a.T) * outer
+        return (((concatenate(xs) @ b) * inner) @ a.T) * outer
 
     def error_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         assert w is not None
@@ -96,15 +96,15 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     @form("factored")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
-        narrow = op.Mul(op.MatMul(joined_decomposition(op, xs), b), inner)
-        return op.Mul(op.MatMul(narrow, transposed(op, a)), outer)
+        narrow = op.Mul(op.MatMul(concatenate_decomposition(op, xs), b), inner)
+        return op.Mul(op.MatMul(narrow, transpose(op, a)), outer)
 
     @form("folded", propagates_inf=False, bound="folded_bound")
     def decompose_folded(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write (x (B diag(λ2))) (diag(λ1) A)ᵀ: two products, where λ1 and λ2 are constant."""
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
-        wide = op.Mul(transposed(op, a), outer)
-        return op.MatMul(op.MatMul(joined_decomposition(op, xs), op.Mul(b, inner)), wide)
+        wide = op.Mul(transpose(op, a), outer)
+        return op.MatMul(op.MatMul(concatenate_decomposition(op, xs), op.Mul(b, inner)), wide)
 
     def folded_bound(self, arithmetic: Arithmetic, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
         """Bound what the form "folded" loses: two products with matrices whose entries are rounded once."""
@@ -123,9 +123,9 @@ class RandomMatrixAdaptationFusion(ProjectionFusion):
     def matrix_decomposition(self, op: Any, w: Any, *buffers: Any) -> Any:
         """Write the same in ONNX."""
         (a, b), (outer, inner) = buffers, matrices_decomposition(op, w, (self.n,), (self.r,))
-        rows = op.MatMul(op.Mul(a, inner), transposed(op, b))
+        rows = op.MatMul(op.Mul(a, inner), transpose(op, b))
         return op.Mul(rows, op.Reshape(outer, op.integers([self.n, 1])))
 
-    def made(self) -> int:
+    def matrix_roundings(self) -> int:
         """Return r + 2: an inner product of length r, and the two λ."""
         return self.r + 2

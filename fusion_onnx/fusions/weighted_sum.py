@@ -10,11 +10,11 @@ from torch import Tensor
 from fusion_onnx.contract import Arithmetic, Array, Case, FusionError, form
 from fusion_onnx.fusions._entrywise import EntrywiseFusion
 from fusion_onnx.fusions._weights import (
-    weighted,
     weighted_bound,
     weighted_chain,
     weighted_matrix,
     weighted_reference,
+    weighted_sum,
     weighted_variadic,
 )
 
@@ -98,7 +98,7 @@ class WeightedSumFusion(EntrywiseFusion):
         return xs
 
     def fuse(self, xs: Sequence[Tensor], w: Tensor | None, *buffers: Tensor) -> Tensor:
-        return weighted(xs, self._weights(xs, w, buffers))
+        return weighted_sum(xs, self._weights(xs, w, buffers))
 
     def reference(self, xs: Sequence[Array], w: Array | None) -> Array:
         weights = [w] if w is not None else self.buffer_arrays()
@@ -113,20 +113,20 @@ class WeightedSumFusion(EntrywiseFusion):
 
     @form("chain")
     def decompose(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
-        return weighted_chain(op, xs, self._written_weights(op, xs, w, buffers))
+        return weighted_chain(op, xs, self._weights_decomposition(op, xs, w, buffers))
 
     @form("variadic")
     def decompose_variadic(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write the same with one Sum of k products."""
-        return weighted_variadic(op, xs, self._written_weights(op, xs, w, buffers))
+        return weighted_variadic(op, xs, self._weights_decomposition(op, xs, w, buffers))
 
     @form("matrix", bitwise=False)
     def decompose_matrix(self, op: Any, xs: Sequence[Any], w: Any, *buffers: Any) -> Any:
         """Write the same as a product of the weights (1, k) and the inputs in rows (k, N)."""
-        return weighted_matrix(op, xs, self._written_weights(op, xs, w, buffers))
+        return weighted_matrix(op, xs, self._weights_decomposition(op, xs, w, buffers))
 
     @staticmethod
-    def _written_weights(op: Any, xs: Sequence[Any], w: Any, buffers: Sequence[Any]) -> Any:
+    def _weights_decomposition(op: Any, xs: Sequence[Any], w: Any, buffers: Sequence[Any]) -> Any:
         return w if w is not None else buffers[0] if buffers else op.constant([1] * len(xs))
 
     @staticmethod
@@ -140,5 +140,5 @@ def _dtype(weights: Any, name: str | None) -> torch.dtype:
         return weights.dtype if floating else torch.get_default_dtype()
     if name not in ("float16", "bfloat16", "float32", "float64"):
         raise FusionError(f"weights are float16, bfloat16, float32 or float64; got dtype={name!r}.")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    kind: torch.dtype = getattr(torch, name)
+    return kind

@@ -39,11 +39,12 @@ class Choice:
 
     def facts(self) -> dict[str, Any]:
         """Return what the file says about it: the form, its cost, and that of the others."""
-        each = {
-            name: {**one.to_dict(), "microseconds": round(self.seconds[name] * 1e6, 2)}
-            for name, one in self.costs.items()
+        costs = {
+            name: {**form_cost.to_dict(), "microseconds": round(self.seconds[name] * 1e6, 2)}
+            for name, form_cost in self.costs.items()
         }
-        return {"form": self.form, "by": self.reason, **each.pop(self.form), "sizes": dict(self.sizes), "others": each}
+        facts = {"form": self.form, "by": self.reason, **costs.pop(self.form), "sizes": dict(self.sizes)}
+        return {**facts, "others": costs}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Chooser:
         bodies, costs = candidates.bodies, candidates.costs
         blocks = self.isolated and fusion.entrywise and self.provider == "cpu"
         rates = RATES.get(self.provider, RATES["cpu"])
-        seconds = {name: one.seconds_with_kernels(rates, blocks) for name, one in costs.items()}
+        seconds = {name: form_cost.seconds_with_kernels(rates, blocks) for name, form_cost in costs.items()}
         form, reason = None, "request"
         if requested in (AUTO, FASTEST):
             if self.tuning is not None:
@@ -139,7 +140,7 @@ class Chooser:
                 names = [n for n in names if (1 - MIN_SAVING) * seconds[n] <= best]
                 form = _cheapest({n: costs[n].seconds(rates, blocks) for n in names}, names)
         else:
-            form = self._named_form(fusion, path, requested, bodies)
+            form = self._form_by_name(fusion, path, requested, bodies)
         return Choice(bodies[form], candidates.contents[form], form, reason, costs, seconds, self.sizes)
 
     def finish(self) -> None:
@@ -161,7 +162,7 @@ class Chooser:
                 + " ".join(self._offers)
             )
 
-    def _named_form(self, fusion: Fusion, path: str, name: str, bodies: Mapping[str, ir.Function]) -> str:
+    def _form_by_name(self, fusion: Fusion, path: str, name: str, bodies: Mapping[str, ir.Function]) -> str:
         if name in bodies:
             return name
         offer = f"{path} ({fusion.strategy()}) offers {', '.join(bodies)} here."

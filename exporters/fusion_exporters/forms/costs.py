@@ -39,9 +39,9 @@ class Rates:
 
     call: of an empty model; overhead: of one operator. matrix: multiplications and additions per second in matrix
     products. near, far: bytes per second while all that the fusion touches fits into `cache` bytes, and beyond.
-    together: how many inputs an operator takes in one pass. launches: whether each pass and copy is launched by itself.
-    fused: whether entrywise operators are fused into one pass. streamed: bytes per second of a fused kernel beyond the
-    cache, 0 where there is none.
+    inputs_per_pass: of an operator. launches: whether each pass and copy is launched by itself. fuses: whether the
+    provider fuses entrywise operators into one pass. streaming: bytes per second of a fused kernel beyond the cache, 0
+    where there is none.
     """
 
     call: float
@@ -50,54 +50,57 @@ class Rates:
     near: float
     far: float
     cache: int
-    together: int = 2
+    inputs_per_pass: int = 2
     launches: bool = False
-    fused: bool = False
-    streamed: float = 0.0
+    fuses: bool = False
+    streaming: float = 0.0
 
 
 RATES: Mapping[str, Rates] = {
-    "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, streamed=3e10),
-    "cuda": Rates(call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, together=8, launches=True),
-    "openvino": Rates(call=2e-5, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, fused=True),
+    "cpu": Rates(call=3e-6, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, streaming=3e10),
+    "cuda": Rates(
+        call=2e-5, overhead=5e-6, matrix=3e13, near=2e12, far=2e12, cache=0, inputs_per_pass=8, launches=True
+    ),
+    "openvino": Rates(call=2e-5, overhead=3e-7, matrix=1e11, near=4.5e10, far=1.2e10, cache=8 << 20, fuses=True),
 }
 """By the provider's short name: two cores of a server's CPU; an H100, from its data sheet; the first with fusing."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one operator does: its type, operations, bytes read and written, how many inputs it goes over, if more than
-    two, in several passes, and the bytes of what a GPU copies for it.
+    """What one operator does: its type, operations, bytes read and written, and its number of inputs.
+
+    It goes over more than two inputs in several passes. copy_bytes: of what a GPU copies for it.
     """
 
     operator: str
     operations: int
     bytes: int
     inputs: int = 1
-    copied: int = 0
+    copy_bytes: int = 0
 
     def passes(self, rates: Rates) -> int:
         """Return how often it goes over memory to compute."""
-        return max(-(-(self.inputs - 1) // (rates.together - 1)), 1)
+        return max(-(-(self.inputs - 1) // (rates.inputs_per_pass - 1)), 1)
 
     def launches(self, rates: Rates) -> int:
         """Return how often it has the overhead: once, but on a GPU for each pass and copy."""
         if not rates.launches:
             return 1
-        return (0 if self.operator in _VIEWS else self.passes(rates)) + (self.copied > 0)
+        return (0 if self.operator in _VIEWS else self.passes(rates)) + (self.copy_bytes > 0)
 
-    def moved(self, rates: Rates) -> float:
+    def bytes_moved(self, rates: Rates) -> float:
         """Return the bytes read and written in all passes, each of which but the last leaves its result to the next."""
         values = self.inputs + 1
         again = 2 * (self.passes(rates) - 1) / values
-        return self.bytes * (1 + again) + (2 * self.copied if rates.launches else 0)
+        return self.bytes * (1 + again) + (2 * self.copy_bytes if rates.launches else 0)
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a body costs at given sizes: operations, bytes read and written, operators, and the weights it holds.
 
-    inputs: the bytes of what it is given and gives. kernel: whether sessions that have fused kernels have one for it.
+    inputs: the bytes of its inputs and its output. kernel: whether sessions that have fused kernels have one for it.
     """
 
     operations: int
@@ -114,18 +117,18 @@ class Cost:
         bandwidth = rates.near if blocks or self.inputs <= rates.cache else rates.far
         total, fused = rates.call, 0
         for work in self.work:
-            if rates.fused and work.operator not in _PRODUCTS:
+            if rates.fuses and work.operator not in _PRODUCTS:
                 fused += 1
                 continue
-            computed = max(work.operations / rates.matrix, work.moved(rates) / bandwidth)
+            computed = max(work.operations / rates.matrix, work.bytes_moved(rates) / bandwidth)
             total += work.launches(rates) * rates.overhead + computed
         return total + (rates.overhead + self.inputs / bandwidth if fused else 0.0)
 
     def seconds_with_kernels(self, rates: Rates, blocks: bool = False) -> float:
         """Return the rule's estimate for a session that has fused kernels."""
-        if not rates.streamed or not self.kernel:
+        if not rates.streaming or not self.kernel:
             return self.seconds(rates, blocks)
-        bandwidth = rates.near if self.inputs <= rates.cache else rates.streamed
+        bandwidth = rates.near if self.inputs <= rates.cache else rates.streaming
         return rates.call + rates.overhead + self.inputs / bandwidth
 
     def to_dict(self) -> dict[str, int]:
@@ -137,38 +140,38 @@ def cost(proto: onnx.FunctionProto, inputs: Sequence[tuple[Sequence[int], bool]]
     """Return what a body costs; inputs: the shape of each of its inputs, and whether it is constant."""
     sizes = {name: tuple(shape) for name, (shape, _) in zip(proto.input, inputs, strict=True)}
     constants = {name for name, (_, is_constant) in zip(proto.input, inputs, strict=True) if is_constant}
-    inferred, types = _inferred(proto, sizes, dtype)
-    known = {**sizes, **inferred}
+    inner_shapes, types = _inferred(proto, sizes, dtype)
+    shapes = {**sizes, **inner_shapes}
     work, weights = [], set[str]()
 
     def size(names: Iterable[str]) -> int:
-        return sum(int(types.get(name, dtype).itemsize) * math.prod(known.get(name, ())) for name in names)
+        return sum(int(types.get(name, dtype).itemsize) * math.prod(shapes.get(name, ())) for name in names)
 
     for node in proto.node:
-        read = [name for name in node.input if name]
-        if node.op_type == "Constant" or (read and all(name in constants for name in read)):
+        operands = [name for name in node.input if name]
+        if node.op_type == "Constant" or (operands and all(name in constants for name in operands)):
             constants.update(node.output)
             continue
-        weights.update(name for name in read if name in constants)
+        weights.update(name for name in operands if name in constants)
         if node.op_type in _VIEWS:
-            work.append(Work(node.op_type, 0, 0, copied=size(name for name in node.output if name in proto.output)))
+            work.append(Work(node.op_type, 0, 0, copy_bytes=size(name for name in node.output if name in proto.output)))
             continue
-        entries = [math.prod(known.get(name, ())) for name in (*read, *node.output)]
-        operations = _operations(node, known, entries)
-        moved = size([*dict.fromkeys(read), *node.output])
-        passed = len(read) if node.op_type in _VARIADIC else 1
+        entries = [math.prod(shapes.get(name, ())) for name in (*operands, *node.output)]
+        operations = _operations(node, shapes, entries)
+        bytes_moved = size([*dict.fromkeys(operands), *node.output])
+        arity = len(operands) if node.op_type in _VARIADIC else 1
         addend = node.input[2:] if node.op_type == "Gemm" else []
-        work.append(Work(node.op_type, operations, moved, passed, size(addend)))
-    touched = {n for node in proto.node for n in node.input if n in sizes and n not in constants} | set(proto.output)
-    floats = [name for name in weights if known.get(name) != () and types.get(name) != ir.DataType.INT64]
-    weight_count = sum(math.prod(known.get(name, ())) for name in floats)
+        work.append(Work(node.op_type, operations, bytes_moved, arity, size(addend)))
+    ends = {n for node in proto.node for n in node.input if n in sizes and n not in constants} | set(proto.output)
+    floats = [name for name in weights if shapes.get(name) != () and types.get(name) != ir.DataType.INT64]
+    weight_count = sum(math.prod(shapes.get(name, ())) for name in floats)
     return Cost(
         sum(w.operations for w in work),
         sum(w.bytes for w in work),
         len(work),
         weight_count,
         tuple(work),
-        size(touched),
+        size(ends),
         _has_kernel(proto, [i for i, (shape, _) in enumerate(inputs) if len(shape) == 1]),
     )
 
@@ -202,15 +205,15 @@ def _inferred(
     return shapes, types
 
 
-def _operations(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:
+def _operations(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], entries: Sequence[int]) -> int:
     """Return multiplications and additions: 2 K for an entry that is an inner product of length K, else one a pair."""
-    first = known.get(node.input[0], ())
+    first = shapes.get(node.input[0], ())
     if node.op_type in ("MatMul", "Gemm") and first:
         return 2 * entries[-1] * first[-1] + (entries[-1] if len(node.input) > 2 else 0)
     if node.op_type == "Einsum":
         equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
         terms = equation.partition("->")[0].split(",")
-        size = {k: n for term, name in zip(terms, node.input, strict=True) for k, n in _letters(term, known.get(name))}
+        size = {k: n for term, name in zip(terms, node.input, strict=True) for k, n in _letters(term, shapes.get(name))}
         return 2 * math.prod(size.values())
     if node.op_type in ("Concat", "Split", "Transpose", "Cast", "ConstantOfShape"):
         return 0

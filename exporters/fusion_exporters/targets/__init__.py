@@ -51,13 +51,13 @@ def deploy(name: str, model: Any, path: str | os.PathLike[str], *, overwrite: bo
     """
     target = get(name)()
     try:
-        return target.write(_loaded(model), Path(path), overwrite=overwrite)
+        return target.write(_load(model), Path(path), overwrite=overwrite)
     except ModuleNotFoundError as error:
         way = f": {target.install}" if target.install else "."
         raise ImportError(f"the target {name!r} needs {error.name}, which is not installed{way}") from error
 
 
-def _loaded(model: Any) -> onnx.ModelProto:
+def _load(model: Any) -> onnx.ModelProto:
     """Return a copy of a model with its weights, which may lie beside its file."""
     proto, path = getattr(model, "model", model), getattr(model, "path", None)
     if isinstance(proto, onnx.ModelProto):

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from fusion_exporters.errors import ExportError
-from fusion_exporters.graph import inlined
+from fusion_exporters.graph import inline_bodies
 from fusion_exporters.targets._target import Target
 from fusion_onnx.files import vacant, written
 
@@ -39,7 +39,7 @@ class OpenVINO(Target):
             vacant(file, overwrite=overwrite)
         with tempfile.TemporaryDirectory(prefix=".fusion-onnx.", dir=path.parent) as name:
             source, result = Path(name, "model.onnx"), Path(name, "model.xml")
-            ir.save(inlined(ir.from_proto(model)), source, external_data="model.onnx.data")  # for 2 GiB and more
+            ir.save(inline_bodies(ir.from_proto(model)), source, external_data="model.onnx.data")  # for 2 GiB and more
             try:
                 network = openvino.Core().read_model(source)
             except RuntimeError as error:

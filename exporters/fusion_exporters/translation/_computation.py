@@ -33,19 +33,19 @@ class Computation:
     def log1p(self, x: Any) -> Any:
         """Write log(1 + x) with all digits of a small x: what 1 + x loses of x is put back as a factor."""
         u = op.Add(x, self.number(1.0))
-        kept = op.Sub(u, self.number(1.0))
+        part = op.Sub(u, self.number(1.0))
         log = op.Log(u)
-        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(x, op.Div(log, kept)))
-        return op.Where(op.Equal(kept, x), log, small)
+        small = op.Where(op.Equal(part, self.number(0.0)), x, op.Mul(x, op.Div(log, part)))
+        return op.Where(op.Equal(part, x), log, small)
 
     def expm1(self, x: Any) -> Any:
         """Write (exp x) − 1 with all digits of a small x, in the same way."""
         u = op.Exp(x)
-        kept = op.Sub(u, self.number(1.0))
-        small = op.Where(op.Equal(kept, self.number(0.0)), x, op.Mul(kept, op.Div(x, op.Log(u))))
-        return op.Where(op.Less(op.Abs(x), self.number(1.0)), small, kept)
+        difference = op.Sub(u, self.number(1.0))
+        small = op.Where(op.Equal(difference, self.number(0.0)), x, op.Mul(difference, op.Div(x, op.Log(u))))
+        return op.Where(op.Less(op.Abs(x), self.number(1.0)), small, difference)
 
-    def clipped(self, x: Any, least: float, most: float) -> Any:
+    def clip(self, x: Any, least: float, most: float) -> Any:
         return op.Min(op.Max(x, self.number(least)), self.number(most))
 
     def negative(self, x: Any) -> Any:

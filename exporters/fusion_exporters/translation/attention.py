@@ -44,7 +44,7 @@ def _attention(
         )
     *batch, last, features = range(len(key.shape))
     if enable_gqa:
-        key, value = (_repeated(x, query) for x in (key, value))
+        key, value = (_repeat_heads(x, query) for x in (key, value))
     scores = op.MatMul(op.Mul(query, _scale(query, scale)), op.Transpose(key, perm=[*batch, features, last]))
     if is_causal:
         return op.MatMul(op.Softmax(op.Add(scores, _causal(query, key)), axis=-1), value)
@@ -93,10 +93,10 @@ def _causal(query: Any, key: Any) -> Any:
     return op.Where(op.Less(op.Unsqueeze(rows, [1]), columns), _constant(-math.inf, query), _constant(0.0, query))
 
 
-def _repeated(x: Any, query: Any) -> Any:
+def _repeat_heads(x: Any, query: Any) -> Any:
     """Return keys or values with each head as often as there are queries' heads to share it."""
-    have, want = x.shape[-3], query.shape[-3]
-    if not isinstance(have, int) or not isinstance(want, int):
+    key_heads, query_heads = x.shape[-3], query.shape[-3]
+    if not isinstance(key_heads, int) or not isinstance(query_heads, int):
         raise ExportError("attention with enable_gqa has numbers of heads that are not dynamic.")
-    index = np.repeat(np.arange(have), want // have)
-    return x if have == want else op.Gather(x, op.Constant(value=ir.tensor(index)), axis=len(x.shape) - 3)
+    index = np.repeat(np.arange(key_heads), query_heads // key_heads)
+    return x if key_heads == query_heads else op.Gather(x, op.Constant(value=ir.tensor(index)), axis=len(x.shape) - 3)

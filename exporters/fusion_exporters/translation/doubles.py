@@ -58,27 +58,27 @@ def keep_scalars(program: Any) -> None:
     A constant that is the float32 of a number among the operators' arguments is that number, unless it is a tensor of
     the module's own, or one of float32 that was cast.
     """
-    kept: dict[float, set[float]] = {}
+    candidates: dict[float, set[float]] = {}
     for number in (*_scalars(program.exported_program.graph_module), *_LITERALS):
-        rounded = float(np.float32(number))
-        if rounded != number and math.isfinite(rounded):
-            kept.setdefault(rounded, set()).add(number)
-    lost = {rounded: numbers.pop() for rounded, numbers in kept.items() if len(numbers) == 1}
-    if not lost:
+        float32 = float(np.float32(number))
+        if float32 != number and math.isfinite(float32):
+            candidates.setdefault(float32, set()).add(number)
+    digits = {float32: numbers.pop() for float32, numbers in candidates.items() if len(numbers) == 1}
+    if not digits:
         return
-    own = {**program.exported_program.state_dict, **program.exported_program.constants}
-    short = [t.detach().numpy() for t in own.values() if _is_short(t)]
+    module_tensors = {**program.exported_program.state_dict, **program.exported_program.constants}
+    short = [t.detach().numpy() for t in module_tensors.values() if _is_short(t)]
     model = program.model
-    values = [value for name, value in model.graph.initializers.items() if name not in own]
+    values = [value for name, value in model.graph.initializers.items() if name not in module_tensors]
     values += [node.outputs[0] for node in model.graph.all_nodes() if node.op_type == "Constant" and not node.domain]
     for value in values:
         tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None or tensor.dtype != ir.DataType.DOUBLE or tensor.size > _FEW:
+        if tensor is None or tensor.dtype != ir.DataType.DOUBLE or tensor.size > _MAX_ENTRIES:
             continue
         array = tensor.numpy()
         if any(_holds(tensor, array) for tensor in short):
             continue
-        exact = np.vectorize(lambda x: lost.get(float(x), x), otypes=[np.float64])(array) if array.size else array
+        exact = np.vectorize(lambda x: digits.get(float(x), x), otypes=[np.float64])(array) if array.size else array
         if (exact == array).all():
             continue
         node = value.producer()
@@ -90,7 +90,7 @@ def keep_scalars(program: Any) -> None:
 
 
 def _is_short(tensor: Any) -> bool:
-    return isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32 and tensor.numel() <= _FEW
+    return isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32 and tensor.numel() <= _MAX_ENTRIES
 
 
 def _holds(tensor: Any, array: Any) -> bool:
@@ -100,7 +100,7 @@ def _holds(tensor: Any, array: Any) -> bool:
     return bool((np.sort(tensor, None) == np.sort(array, None)).all())
 
 
-_FEW = 4096
+_MAX_ENTRIES = 4096
 _LITERALS = (math.pi / 180, 180 / math.pi, math.log(10), math.log(2))
 """What torch's translations of deg2rad, rad2deg, log10 and log2 have in them."""
 
@@ -153,7 +153,7 @@ def _axes(make: Any, axes: list[int]) -> Any:
     return make.Constant(value_ints=axes)
 
 
-def _normalized(make: Any, x: Any, variance: Any, epsilon: float) -> Any:
+def _normalize(make: Any, x: Any, variance: Any, epsilon: float) -> Any:
     # times a reciprocal: ONNX Runtime takes a quotient for its own operator again, with epsilon as an attribute
     return make.Mul(x, make.Reciprocal(make.Sqrt(make.Add(variance, _double(make, epsilon)))))
 
@@ -163,8 +163,8 @@ def _layer_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     if epsilon is None or x.shape is None or any(output.uses() for output in node.outputs[1:]):
         return None
     axes = list(range(node.attributes.get_int("axis", -1) % len(x.shape), len(x.shape)))
-    apart = make.Sub(x, make.ReduceMean(x, _axes(make, axes)))
-    y = _normalized(make, apart, make.ReduceMean(make.Mul(apart, apart), _axes(make, axes)), epsilon)
+    deviation = make.Sub(x, make.ReduceMean(x, _axes(make, axes)))
+    y = _normalize(make, deviation, make.ReduceMean(make.Mul(deviation, deviation), _axes(make, axes)), epsilon)
     _, scale, bias = (*node.inputs, None)[:3]
     y = make.Mul(y, scale)
     return y if bias is None else make.Add(y, bias)
@@ -174,9 +174,11 @@ def _batch_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     epsilon = _number(node, "epsilon", 1e-5)
     if epsilon is None or x.shape is None or node.attributes.get_int("training_mode", False):
         return None
-    behind = list(range(1, len(x.shape) - 1))
-    scale, bias, mean, variance = (make.Unsqueeze(v, _axes(make, behind)) if behind else v for v in node.inputs[1:])
-    return make.Add(make.Mul(_normalized(make, make.Sub(x, mean), variance, epsilon), scale), bias)
+    spatial_axes = list(range(1, len(x.shape) - 1))
+    scale, bias, mean, variance = (
+        make.Unsqueeze(v, _axes(make, spatial_axes)) if spatial_axes else v for v in node.inputs[1:]
+    )
+    return make.Add(make.Mul(_normalize(make, make.Sub(x, mean), variance, epsilon), scale), bias)
 
 
 def _gemm(make: Any, node: ir.Node, x: ir.Value) -> Any:
@@ -190,7 +192,7 @@ def _gemm(make: Any, node: ir.Node, x: ir.Value) -> Any:
     columns = other.shape[-1] if other is not None and other.shape else None
     if not isinstance(columns, int):
         return None
-    # a number for each column: see _scaled
+    # a number for each column: see _scalar_product
     y = make.Mul(make.MatMul(x, other), _double(make, np.full(columns, alpha)))
     return y if bias is None else make.Add(y, make.Mul(bias, _double(make, beta)))
 
@@ -199,10 +201,10 @@ def _instance_normalization(make: Any, node: ir.Node, x: ir.Value) -> Any:
     epsilon = _number(node, "epsilon", 1e-5)
     if epsilon is None or x.shape is None:
         return None
-    behind = list(range(2, len(x.shape)))
-    apart = make.Sub(x, make.ReduceMean(x, _axes(make, behind)))
-    y = _normalized(make, apart, make.ReduceMean(make.Mul(apart, apart), _axes(make, behind)), epsilon)
-    scale, bias = (make.Unsqueeze(v, _axes(make, [0, *behind])) for v in node.inputs[1:])
+    spatial_axes = list(range(2, len(x.shape)))
+    deviation = make.Sub(x, make.ReduceMean(x, _axes(make, spatial_axes)))
+    y = _normalize(make, deviation, make.ReduceMean(make.Mul(deviation, deviation), _axes(make, spatial_axes)), epsilon)
+    scale, bias = (make.Unsqueeze(v, _axes(make, [0, *spatial_axes])) for v in node.inputs[1:])
     return make.Add(make.Mul(y, scale), bias)
 
 
@@ -228,7 +230,7 @@ def _elu(make: Any, node: ir.Node, x: ir.Value) -> Any:
     return make.Where(make.Greater(x, _double(make, 0.0)), x, make.Mul(make.Elu(x), _double(make, alpha)))
 
 
-def _scaled(make: Any, node: ir.Node, x: ir.Value) -> Any:
+def _scalar_product(make: Any, node: ir.Node, x: ir.Value) -> Any:
     """Keep ONNX Runtime from merging a scalar into the product beside it, as a float32: it leaves a row of it alone."""
     number = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
     columns = x.shape[-1] if x.shape else None
@@ -249,6 +251,6 @@ _FORMS: dict[str, Callable[[Any, ir.Node, ir.Value], Any]] = {
     "LeakyRelu": _leaky_relu,
     "Selu": _selu,
     "Elu": _elu,
-    "Mul": _scaled,
-    "Div": _scaled,
+    "Mul": _scalar_product,
+    "Div": _scalar_product,
 }

@@ -46,8 +46,8 @@ def log_softmax(self: Any, dim: int, half_to_float: bool = False, dtype: Any = N
     if scalar:
         x = op.Unsqueeze(x, [0])
     if kind == ir.DataType.DOUBLE:
-        apart = op.Sub(x, op.ReduceMax(x, [dim]))
-        y = op.Sub(apart, op.Log(op.ReduceSum(op.Exp(apart), [dim])))
+        difference = op.Sub(x, op.ReduceMax(x, [dim]))
+        y = op.Sub(difference, op.Log(op.ReduceSum(op.Exp(difference), [dim])))
     else:
         y = op.LogSoftmax(x, axis=dim)
     return op.Squeeze(y, [0]) if scalar else y
@@ -58,14 +58,16 @@ def _cross_entropy(
 ) -> Any:
     """Write the loss of the log softmax, which the operator for both together computes as its own in float64."""
     if label_smoothing or target.dtype.is_floating_point() or len(self.shape) < 2:
-        return _smoothed(self, target, weight, reduction, ignore_index, label_smoothing)
-    how = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
+        return _smooth_cross_entropy(self, target, weight, reduction, ignore_index, label_smoothing)
+    options = {"reduction": ("none", "mean", "sum")[reduction], "ignore_index": ignore_index}
     if self.dtype != ir.DataType.DOUBLE:
-        return op.SoftmaxCrossEntropyLoss(self, target, weight, **how)[0]
-    return op.NegativeLogLikelihoodLoss(log_softmax(self, 1), target, weight, **how)
+        return op.SoftmaxCrossEntropyLoss(self, target, weight, **options)[0]
+    return op.NegativeLogLikelihoodLoss(log_softmax(self, 1), target, weight, **options)
 
 
-def _smoothed(self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, smoothing: float) -> Any:
+def _smooth_cross_entropy(
+    self: Any, target: Any, weight: Any, reduction: int, ignore_index: int, smoothing: float
+) -> Any:
     """Write −Σ w_c q_c log p_c over classes c, with q_c = (1 − ε) t_c + ε / C for a target t and a smoothing ε.
 
     The mean over rows is divided by their number; where the targets are classes, by the sum of these classes' weights.
@@ -74,30 +76,32 @@ def _smoothed(self: Any, target: Any, weight: Any, reduction: int, ignore_index:
     axis = min(len(self.shape) - 1, 1)
     logs = log_softmax(self, axis, dtype=as_eager.dtype)
     count = op.Cast(op.Squeeze(op.Shape(self, start=axis, end=axis + 1)), to=as_eager.dtype)
-    own, even = as_eager.number(1 - smoothing), op.Div(as_eager.number(smoothing), count)
+    target_share, uniform_share = as_eager.number(1 - smoothing), op.Div(as_eager.number(smoothing), count)
     weight = None if weight is None else as_eager.wide(weight)
-    behind = list(range(1, len(self.shape) - axis))
-    scale = op.Unsqueeze(weight, behind) if weight is not None and behind else weight
+    spatial_axes = list(range(1, len(self.shape) - axis))
+    scale = op.Unsqueeze(weight, spatial_axes) if weight is not None and spatial_axes else weight
     of_classes = logs if scale is None else op.Mul(logs, scale)
     if target.dtype.is_floating_point():
-        share = op.Add(op.Mul(as_eager.wide(target), own), even)
+        share = op.Add(op.Mul(as_eager.wide(target), target_share), uniform_share)
         losses = op.Neg(op.ReduceSum(op.Mul(of_classes, share), [axis], keepdims=False))
         total = op.Cast(op.Size(losses), to=as_eager.dtype)
     else:
         zero = as_eager.number(0.0)
-        kept = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
-        chosen = op.Where(kept, target, op.CastLike(op.Constant(value_int=0), target))
-        picked = op.Squeeze(op.GatherElements(of_classes, op.Unsqueeze(chosen, [axis]), axis=axis), [axis])
+        valid = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
+        classes = op.Where(valid, target, op.CastLike(op.Constant(value_int=0), target))
+        target_logs = op.Squeeze(op.GatherElements(of_classes, op.Unsqueeze(classes, [axis]), axis=axis), [axis])
         all_classes = op.ReduceSum(of_classes, [axis], keepdims=False)
-        losses = op.Where(kept, op.Neg(op.Add(op.Mul(picked, own), op.Mul(all_classes, even))), zero)
-        of_target = as_eager.number(1.0) if weight is None else op.Gather(weight, chosen)
-        total = op.ReduceSum(op.Where(kept, of_target, zero), keepdims=False)
+        losses = op.Where(
+            valid, op.Neg(op.Add(op.Mul(target_logs, target_share), op.Mul(all_classes, uniform_share))), zero
+        )
+        of_target = as_eager.number(1.0) if weight is None else op.Gather(weight, classes)
+        total = op.ReduceSum(op.Where(valid, of_target, zero), keepdims=False)
     if reduction:
         losses = op.ReduceSum(losses, keepdims=False)
     return as_eager.back(op.Div(losses, total) if reduction == 1 else losses)
 
 
-def _reduced(loss: Any, reduction: int, scalar: bool) -> Any:
+def _reduce(loss: Any, reduction: int, scalar: bool) -> Any:
     """Return the losses of the rows, their mean or their sum; of one row that had no axis, a number."""
     if reduction or scalar:
         loss = (op.ReduceSum if reduction == 2 else op.ReduceMean)(loss, keepdims=False)
@@ -115,12 +119,12 @@ def _multilabel_margin_loss(self: Any, target: Any, reduction: int = 1) -> Any:
     places, count = places_along(x), op.Shape(x, start=-1)
     end = op.ReduceMin(op.Where(op.Equal(target, op.Constant(value_int=-1)), places, count), [1])
     valid = op.Less(places, end)
-    chosen = op.Where(valid, target, op.Constant(value_int=0))
+    classes = op.Where(valid, target, op.Constant(value_int=0))
     of_target = op.Unsqueeze(valid, [2])
-    one_of_them = op.And(op.Equal(op.Unsqueeze(chosen, [2]), places), of_target)
-    others = op.Equal(op.ReduceMax(op.Cast(one_of_them, to=ir.DataType.INT64), [1]), op.Constant(value_int=0))
-    z = op.Sub(as_eager.number(1.0), op.Unsqueeze(op.GatherElements(x, chosen, axis=1), [2]))
+    is_target = op.And(op.Equal(op.Unsqueeze(classes, [2]), places), of_target)
+    is_other = op.Equal(op.ReduceMax(op.Cast(is_target, to=ir.DataType.INT64), [1]), op.Constant(value_int=0))
+    z = op.Sub(as_eager.number(1.0), op.Unsqueeze(op.GatherElements(x, classes, axis=1), [2]))
     z = op.Add(z, op.Unsqueeze(x, [1]))
-    counts = op.And(op.And(op.Greater(z, as_eager.number(0.0)), of_target), others)
+    counts = op.And(op.And(op.Greater(z, as_eager.number(0.0)), of_target), is_other)
     sums = op.ReduceSum(op.Where(counts, z, as_eager.number(0.0)), [1, 2], keepdims=False)
-    return as_eager.back(_reduced(op.Div(sums, op.Cast(count, to=as_eager.dtype)), reduction, len(self.shape) < 2))
+    return as_eager.back(_reduce(op.Div(sums, op.Cast(count, to=as_eager.dtype)), reduction, len(self.shape) < 2))

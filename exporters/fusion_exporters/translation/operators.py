@@ -30,9 +30,9 @@ def translations() -> dict[Any, Any]:
         aten.remainder.Tensor: _remainder,
         aten.remainder.Scalar: _remainder,
         aten.remainder.Scalar_Tensor: _remainder,
-        aten.div.Tensor_mode: _divided,
-        aten.div.Scalar_mode: _divided,
-        aten.floor_divide.default: lambda self, other: _divided(self, other, "floor"),
+        aten.div.Tensor_mode: _divide,
+        aten.div.Scalar_mode: _divide,
+        aten.floor_divide.default: lambda self, other: _divide(self, other, "floor"),
         aten.softmax.int: _softmax,
         aten.special_softmax.default: _softmax,
         aten.mean.dim: _mean,
@@ -60,12 +60,12 @@ def exact_rules() -> Iterator[None]:
 
     x + 1e-9 is x to its rules, so a division by a norm with an epsilon of 1e-9 divides by 0 where the norm is 0.
     """
-    had = _matcher.math
+    original = _matcher.math
     _matcher.math = types.SimpleNamespace(isclose=lambda x, y, **_: x == y)  # all that it has of math
     try:
         yield
     finally:
-        _matcher.math = had
+        _matcher.math = original
 
 
 class Bounds(TorchFunctionMode):
@@ -114,9 +114,9 @@ def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Write log(1 + exp βx) / β, where βx is not above the threshold."""
     as_eager = Computation(self)
     x, scale = as_eager.wide(self), as_eager.number(beta)
-    scaled = op.Mul(x, scale)
-    y = op.Div(as_eager.log1p(op.Exp(scaled)), scale)
-    return as_eager.back(op.Where(op.Greater(scaled, as_eager.number(threshold)), x, y))
+    product = op.Mul(x, scale)
+    y = op.Div(as_eager.log1p(op.Exp(product)), scale)
+    return as_eager.back(op.Where(op.Greater(product, as_eager.number(threshold)), x, y))
 
 
 def _logaddexp(self: Any, other: Any) -> Any:
@@ -156,8 +156,8 @@ def _logcumsumexp(self: Any, dim: int) -> Any:
     axes[dim], axes[-1] = axes[-1], axes[dim]
     x = op.Transpose(as_eager.wide(self), perm=axes)
     places = places_along(x)
-    before = op.LessOrEqual(places, op.Unsqueeze(places, [1]))
-    x = op.Where(before, op.Unsqueeze(x, [-2]), as_eager.number(-math.inf))
+    mask = op.LessOrEqual(places, op.Unsqueeze(places, [1]))
+    x = op.Where(mask, op.Unsqueeze(x, [-2]), as_eager.number(-math.inf))
     largest = op.ReduceMax(x, [-1])
     infinite = op.Equal(op.Abs(largest), as_eager.number(math.inf))
     largest = op.Where(infinite, as_eager.number(0.0), largest)
@@ -226,12 +226,12 @@ def _remainder(self: Any, other: Any) -> Any:
     x, y, zero = as_eager.wide(self), as_eager.wide(other), as_eager.number(0)
     if as_eager.storage.is_integer():
         return op.Mod(x, y)
-    rest = op.Mod(x, y, fmod=1)
-    apart = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
-    return as_eager.back(op.Where(apart, op.Add(rest, y), rest))
+    remainder = op.Mod(x, y, fmod=1)
+    signs_differ = op.And(op.Not(op.Equal(remainder, zero)), op.Xor(op.Less(remainder, zero), op.Less(y, zero)))
+    return as_eager.back(op.Where(signs_differ, op.Add(remainder, y), remainder))
 
 
-def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+def _divide(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     """Write a quotient that is rounded down, by the rest of the division, or towards 0; of integers, in integers."""
     as_eager = Computation(self, other)
     x, y = as_eager.wide(self), as_eager.wide(other)
@@ -240,8 +240,8 @@ def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
         if rounding_mode == "trunc" or not as_eager.storage.is_signed():
             return quotient
         zero = as_eager.number(0)
-        rest = op.Sub(x, op.Mul(quotient, y))
-        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
+        remainder = op.Sub(x, op.Mul(quotient, y))
+        below = op.And(op.Not(op.Equal(remainder, zero)), op.Xor(op.Less(remainder, zero), op.Less(y, zero)))
         return op.Sub(quotient, op.Cast(below, to=as_eager.storage))
     if as_eager.storage.is_integer():
         return op.Div(op.Cast(x, to=ir.DataType.FLOAT), op.Cast(y, to=ir.DataType.FLOAT))
@@ -249,12 +249,12 @@ def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     if rounding_mode == "trunc":
         quotient = op.Where(op.Less(quotient, zero), op.Ceil(quotient), op.Floor(quotient))
     elif rounding_mode == "floor":
-        rest = op.Mod(x, y, fmod=1)
-        whole = op.Div(op.Sub(x, rest), y)
-        below = op.And(op.Not(op.Equal(rest, zero)), op.Xor(op.Less(rest, zero), op.Less(y, zero)))
-        whole = op.Where(below, op.Sub(whole, as_eager.number(1.0)), whole)
-        down = op.Floor(whole)
-        down = op.Where(op.Greater(op.Sub(whole, down), as_eager.number(0.5)), op.Add(down, as_eager.number(1.0)), down)
+        remainder = op.Mod(x, y, fmod=1)
+        ratio = op.Div(op.Sub(x, remainder), y)
+        below = op.And(op.Not(op.Equal(remainder, zero)), op.Xor(op.Less(remainder, zero), op.Less(y, zero)))
+        ratio = op.Where(below, op.Sub(ratio, as_eager.number(1.0)), ratio)
+        down = op.Floor(ratio)
+        down = op.Where(op.Greater(op.Sub(ratio, down), as_eager.number(0.5)), op.Add(down, as_eager.number(1.0)), down)
         quotient = op.Where(op.Equal(y, zero), quotient, down)
     return as_eager.back(quotient)
 
@@ -295,14 +295,14 @@ def _hardsigmoid(self: Any) -> Any:
     """Write min(max(x + 3, 0), 6) / 6; the operator's 1 / 6 is a float32, times x."""
     as_eager = Computation(self)
     x = op.Add(as_eager.wide(self), as_eager.number(3.0))
-    return as_eager.back(op.Div(as_eager.clipped(x, 0.0, 6.0), as_eager.number(6.0)))
+    return as_eager.back(op.Div(as_eager.clip(x, 0.0, 6.0), as_eager.number(6.0)))
 
 
 def _hardswish(self: Any) -> Any:
     """Write x min(max(x + 3, 0), 6) / 6."""
     as_eager = Computation(self)
     x = as_eager.wide(self)
-    gate = as_eager.clipped(op.Add(x, as_eager.number(3.0)), 0.0, 6.0)
+    gate = as_eager.clip(op.Add(x, as_eager.number(3.0)), 0.0, 6.0)
     return as_eager.back(op.Div(op.Mul(x, gate), as_eager.number(6.0)))
 
 
@@ -311,7 +311,7 @@ def _logit(self: Any, eps: float | None = None) -> Any:
     as_eager = Computation(self)
     x = as_eager.wide(self)
     if eps is not None:
-        x = as_eager.clipped(x, eps, 1 - eps)
+        x = as_eager.clip(x, eps, 1 - eps)
     return as_eager.back(op.Log(op.Div(x, op.Sub(as_eager.number(1.0), x))))
 
 
@@ -366,9 +366,9 @@ def keep_infinities(model: ir.Model) -> None:
 
 def keep_dtypes(program: Any) -> None:
     """Give each output eager's dtype: what torch computes in float32 stays so where the operator comes last."""
-    exported, model = program.exported_program, program.model
-    values = next(node for node in exported.graph.nodes if node.op == "output").args[0]
-    specs = exported.graph_signature.output_specs
+    exported_program, model = program.exported_program, program.model
+    values = next(node for node in exported_program.graph.nodes if node.op == "output").args[0]
+    specs = exported_program.graph_signature.output_specs
     metas = [
         v.meta.get("val")
         for v, s in zip(values, specs, strict=True)

@@ -27,12 +27,12 @@ def unfit(module: torch.nn.Module) -> str:
             return f"{name} is on the meta device, which holds no values: load the module's weights first."
     if isinstance(module, torch.jit.ScriptModule):
         return f"the module is made by torch.jit ({type(module).__name__}): give the module that it was made of."
-    traced: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
     for name, part in module.named_modules():
         kind = type(part)
         if kind.__name__ == "TopLevelTracedModule":
-            traced += (f"{name}.",)
-        elif isinstance(part, torch.jit.ScriptModule) and not name.startswith(traced):
+            traces += (f"{name}.",)
+        elif isinstance(part, torch.jit.ScriptModule) and not name.startswith(traces):
             return f"{name} is made by torch.jit.script, which cannot be traced: give what it was made of."
         if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             return (
@@ -72,7 +72,7 @@ def reason(error: BaseException, inputs: GraphInputs) -> str:
     place = _place(error)
     at = f" ({place})" if place else ""
     if any(sign in text for sign in _SIGNS):
-        return _fixed(text, inputs)
+        return _static_axis(text, inputs)
     if kind == "GuardOnDataDependentSymNode":
         return (
             f"forward decides by the values of a tensor{at}, and a graph has no such branch: choose with torch.where, "
@@ -89,7 +89,7 @@ def reason(error: BaseException, inputs: GraphInputs) -> str:
     return f"torch could not export the module{at}. {kind}: {_first(text)}"
 
 
-def _fixed(text: str, inputs: GraphInputs) -> str:
+def _static_axis(text: str, inputs: GraphInputs) -> str:
     axes_by_input = {name: dict(axes) for name, axes in zip(inputs.names, inputs.axes, strict=True) if axes}
     leaves = inputs.leaves()
     places = [(int(size), int(i), int(axis)) for size, i, axis in _STATIC.findall(text)]
@@ -112,9 +112,9 @@ def _fixed(text: str, inputs: GraphInputs) -> str:
                 f"{', '.join(alike)}, which {'are' if len(alike) > 1 else 'is'} static"
                 f"{', as what is of rank 1 is by default' if by_default else ''}. Write dynamic={suggestion!r}."
             )
-    fixed = [(inputs.names[i], axis, size) for size, i, axis in places]
-    if fixed:
-        message = "; ".join(f"axis {axis} of {name} at {size}" for name, axis, size in dict.fromkeys(fixed))
+    sizes = [(inputs.names[i], axis, size) for size, i, axis in places]
+    if sizes:
+        message = "; ".join(f"axis {axis} of {name} at {size}" for name, axis, size in dict.fromkeys(sizes))
         return (
             f"the module fixes {message}, which was to be dynamic. Take sizes from x.shape inside forward, not from "
             "numbers, len() or a loop over rows; or say with dynamic= which axes are."
@@ -146,15 +146,15 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
 
 def _place(error: BaseException) -> str:
     """Return the innermost line of the user's code, from the error's frames or from the node that was translated."""
-    for each in _chain(error):
-        own = [frame for frame in _frames(each) if _is_own(frame.filename) and frame.name != "<module>"]
-        if "export(" not in (own[-1].line or "" if own else "export("):
-            return f"{Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}"
-        for frame, _ in traceback.walk_tb(each.__traceback__):
+    for cause in _chain(error):
+        frames = [frame for frame in _frames(cause) if _is_own(frame.filename) and frame.name != "<module>"]
+        if "export(" not in (frames[-1].line or "" if frames else "export("):
+            return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
             trace = getattr(frame.f_locals.get("node"), "meta", {}).get("stack_trace") or ""
             lines = re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(.*)', trace)
-            if mine := [line for line in lines if _is_own(line[0])]:
-                return f"{Path(mine[-1][0]).name}:{mine[-1][1]}: {mine[-1][2]}"
+            if own_lines := [line for line in lines if _is_own(line[0])]:
+                return f"{Path(own_lines[-1][0]).name}:{own_lines[-1][1]}: {own_lines[-1][2]}"
     return ""
 
 

@@ -38,7 +38,7 @@ _ENDLESS = 2**24
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)"]
 
 
-def traced(module: torch.nn.Module, inputs: GraphInputs, names: Sequence[str], opset: int) -> ir.Model:
+def trace(module: torch.nn.Module, inputs: GraphInputs, names: Sequence[str], opset: int) -> ir.Model:
     """Return the model that torch traces, with each fusion as one opaque node; names: of its outputs.
 
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
@@ -88,8 +88,8 @@ class Flat(torch.nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> list[Any]:
         """Call the module; return the tensors that it gives."""
-        given = iter(tensors)
-        leaves = [next(given) if leaf is _TENSOR else leaf for leaf in self._leaves]
+        iterator = iter(tensors)
+        leaves = [next(iterator) if leaf is _TENSOR else leaf for leaf in self._leaves]
         with operators.Bounds():
             outputs = call(self.module, pytree.tree_unflatten(leaves, self._spec))
         return [leaf for leaf in pytree.tree_leaves(outputs) if leaf is not None]
@@ -104,15 +104,15 @@ def _unwrap(model: ir.Model) -> None:
     """Give parameters and operators the paths that they have in the module itself."""
     initializers = model.graph.initializers
     for name, value in list(initializers.items()):
-        own = _own(name)
-        if own != name and own not in initializers:
+        path = _own_path(name)
+        if path != name and path not in initializers:
             del initializers[name]
-            value.name = own
-            initializers[own] = value
+            value.name = path
+            initializers[path] = value
     for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
         if scopes[:1] == [""]:
-            node.metadata_props[SCOPES] = repr([_own(scope) for scope in scopes[1:-1]] + scopes[-1:])
+            node.metadata_props[SCOPES] = repr([_own_path(scope) for scope in scopes[1:-1]] + scopes[-1:])
 
 
 def _distinct(model: ir.Model) -> None:
@@ -125,12 +125,12 @@ def _distinct(model: ir.Model) -> None:
         for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
         if id(value) not in outer
     ]
-    taken = names | {str(value.name) for value in values}
+    all_names = names | {str(value.name) for value in values}
     for value in values:
         if value.name in names:
             old = str(value.name)
-            new = next(name for i in itertools.count(1) if (name := f"{old}_{i}") not in taken)
-            taken.add(new)
+            new = next(name for i in itertools.count(1) if (name := f"{old}_{i}") not in all_names)
+            all_names.add(new)
             graph = value.graph if value.is_initializer() else None
             if graph is not None:
                 del graph.initializers[old]
@@ -139,7 +139,7 @@ def _distinct(model: ir.Model) -> None:
                 graph.initializers[new] = value
 
 
-def _own(path: str) -> str:
+def _own_path(path: str) -> str:
     return "" if path == _WITHIN else path.removeprefix(f"{_WITHIN}.")
 
 
@@ -149,24 +149,24 @@ def limits(program: Any) -> dict[str, Limits]:
     A module that takes one branch for small batches and another for large ones was traced in one of them. A size that
     depends on data, as nonzero's, has no limit but that of its type; less than two rows are traced as two are.
     """
-    found: dict[str, Limits] = {}
-    for symbol, allowed in getattr(program, "range_constraints", {}).items():
-        least, most = (int(str(end)) if str(end).isdigit() else None for end in (allowed.lower, allowed.upper))
+    ranges: dict[str, Limits] = {}
+    for symbol, interval in getattr(program, "range_constraints", {}).items():
+        least, most = (int(str(end)) if str(end).isdigit() else None for end in (interval.lower, interval.upper))
         least = least if least is not None and least > 2 else 0
         most = most if most is not None and most < sys.maxsize - 1 else None
         if least or most is not None:
-            found[str(symbol)] = (least, most)
-    return found
+            ranges[str(symbol)] = (least, most)
+    return ranges
 
 
 def _by_axis(program: Any, inputs: GraphInputs) -> dict[str, Limits]:
     """Return the limits by the axes' names; those of sizes that depend on data are the module's own affair."""
     users = set(program.graph_signature.user_inputs)
-    taken = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in users]
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in users]
     names = {
-        str(shape[axis]): name for shape, axes in zip(taken, inputs.axes, strict=True) for axis, name in axes.items()
+        str(shape[axis]): name for shape, axes in zip(shapes, inputs.axes, strict=True) for axis, name in axes.items()
     }
-    sizes, found = inputs.sizes(), {names[symbol]: ends for symbol, ends in limits(program).items() if symbol in names}
+    sizes, ranges = inputs.sizes(), {names[symbol]: ends for symbol, ends in limits(program).items() if symbol in names}
     for node in program.graph.nodes:
         condition = node.meta.get("val")
         if isinstance(condition, torch.SymBool) and not node.users:  # torch has taken away what asserted it
@@ -174,9 +174,9 @@ def _by_axis(program: Any, inputs: GraphInputs) -> dict[str, Limits]:
             name = names.get(str(symbols[0]), "") if len(symbols) == 1 else ""
             most = _largest(condition.node.expr, symbols[0], sizes[name]) if name else None
             if most is not None:
-                least, before = found.get(name, (0, None))
-                found[name] = least, most if before is None else min(most, before)
-    return found
+                least, limit = ranges.get(name, (0, None))
+                ranges[name] = least, most if limit is None else min(most, limit)
+    return ranges
 
 
 def _largest(condition: Any, symbol: Any, size: int) -> int | None:
