@@ -1,6 +1,7 @@
 """The design, held: one strategy is one file, importing is light, names and bits in their places."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -170,6 +171,11 @@ def test_the_samples_are_in_the_house_s_style(extended):
     for rule in (["check"], ["format", "--check"]):
         done = subprocess.run([RUFF, *rule, *files], cwd=extended, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports(path):
+    importlib.import_module(f"benchmarks.{path.stem}")
 
 
 def test_the_table_bounds_benchmark_and_matrix_have_it(extended):

@@ -202,7 +202,7 @@ def test_doctor_says_what_starts():
 
 
 def test_every_command_helps_with_an_example():
-    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    commands = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
     assert len({*commands}) == len(commands) >= 10
     for command in commands:
         text = re.sub(r"\s+", " ", run(command, "--help").stdout)

@@ -22,6 +22,7 @@ from torch import Tensor
 from fusion_exporters import export
 from fusion_onnx import registry
 from fusion_onnx.contract import Case, Fusion
+from fusion_onnx.errors import suggestion
 from fusion_onnx.file_format import version
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
@@ -259,7 +260,8 @@ def matrix(
     selection = list(runtimes or backends.names())
     unknown = [name for name in selection if name not in backends.names()]
     if unknown:
-        raise ValueError(f"there is no runtime {unknown[0]!r}; there are {', '.join(backends.names())}.")
+        hint = suggestion(unknown[0], backends.names())
+        raise ValueError(f"there is no runtime {unknown[0]!r}; there are {', '.join(backends.names())}.{hint}")
     kinds = {name: float_dtype(name) for name in dtypes}
     report = report or (lambda line: None)
     programs: dict[tuple[str, str], list[_Program]] = {}
