@@ -34,6 +34,7 @@ MOVED = {
     "fusion_onnx.verification.declared": "fusion_onnx.verification.shapes",
     "fusion_onnx.verification.eager": "fusion_onnx.verification.verify",
     "fusion_onnx.verification.locate.recording": "fusion_onnx.verification.trace",
+    "fusion_onnx.verification.repeatable": "fusion_onnx.verification.eval_mode",
     "fusion_onnx.verification.watching": "fusion_onnx.verification.operator_mode",
 }
 """The new path of each module that moved; that of a package stands for its modules too."""

@@ -294,7 +294,7 @@ FAULTS = (
     ),
     Fault(
         "verdicts: the run that watches is compared",
-        "fusion_onnx/verification/repeatable.py",
+        "fusion_onnx/verification/eval_mode.py",
         "        if self._written is None:  # watched",
         "        if False:  # watched",
         "test_operators",
@@ -875,7 +875,7 @@ FAULTS = (
     ),
     Fault(
         "verdicts: a run changes the module",
-        "fusion_onnx/verification/repeatable.py",
+        "fusion_onnx/verification/eval_mode.py",
         "            self._written.restore()\n",
         "            pass\n",
         "test_verdicts",
@@ -883,7 +883,7 @@ FAULTS = (
     ),
     Fault(
         "verdicts: a run changes its arguments",
-        "fusion_onnx/verification/repeatable.py",
+        "fusion_onnx/verification/eval_mode.py",
         "self._freed(self.module(*copies(args), **copies(keywords)))",
         "self._freed(self.module(*args, **keywords))",
         "test_verdicts",

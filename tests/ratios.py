@@ -17,7 +17,7 @@ from fusion_onnx import Case, Session, export
 from fusion_onnx.verification import battery
 from fusion_onnx.verification.arguments import Arguments
 from fusion_onnx.verification.compare import judge
-from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.subject import Subject
 from fusion_onnx.verification.verdict import Finding
 from fusion_onnx.verification.verify import Judge, Trial
@@ -98,7 +98,7 @@ def run(name: str, dtype: torch.dtype) -> tuple[Ratio, list[Finding]]:
         fusion = case.create(fusion_onnx.get(name))
         example = arguments(fusion, 3, dtype, torch.Generator().manual_seed(0))
         session = Session(export(fusion, example, verify=False).model, "cpu", threads=1)
-        verdicts = Judge(Subject(Repeatable(fusion), Arguments(example)), session.providers)
+        verdicts = Judge(Subject(EvalMode(fusion), Arguments(example)), session.providers)
         for label, call in trials(fusion, dtype):
             with torch.no_grad():
                 eager = fusion(*call)

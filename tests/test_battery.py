@@ -12,7 +12,7 @@ import fusion_onnx
 from fusion_onnx import FusionLayer, Session, create, export, verify
 from fusion_onnx.verification import battery, trials
 from fusion_onnx.verification.arguments import Arguments
-from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.subject import Subject
 from models import breast_cancer, digits
 from tests.mutants import Net, constant, given, replacing, rows, subject
@@ -213,14 +213,14 @@ def test_findings_name_the_class(what):
 
 def test_many_rows_have_values_of_every_size():
     module, model, args = network()
-    (trial,) = trials.many_rows(Subject(Repeatable(module), Arguments(args)), Session(model).inputs)
+    (trial,) = trials.many_rows(Subject(EvalMode(module), Arguments(args)), Session(model).inputs)
     for x, tensor in zip(args, trial.arguments.args, strict=True):
         assert (tensor.shape, tensor.dtype) == ((trials.ROWS, *x.shape[1:]), x.dtype)
         assert set(range(-20, 20)) <= set(tensor.abs().log2().floor().int().flatten().tolist())
         assert 0.4 < (tensor < 0).float().mean() < 0.6
     assert trial.name in {f.case for f in verify(module, model, args, battery=True).findings}
     fixed = export(module, args, verify=False, dynamic=False).model
-    assert trials.many_rows(Subject(Repeatable(module), Arguments(args)), Session(fixed).inputs) == []
+    assert trials.many_rows(Subject(EvalMode(module), Arguments(args)), Session(fixed).inputs) == []
 
 
 def beyond_row(count):

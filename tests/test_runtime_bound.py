@@ -17,7 +17,7 @@ import fusion_onnx
 from benchmarks import sanitizer
 from fusion_onnx import InputError, Session, SessionError, create, export
 from fusion_onnx.runtime import _bound
-from fusion_onnx.runtime._plugin import OPENVINO
+from fusion_onnx.runtime._openvino import OPENVINO
 from fusion_onnx.runtime._probe import CPU, CUDA, probe
 from tests import mischief
 

@@ -10,8 +10,17 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from fusion_onnx.runtime import Session, SessionError, _ort, _plugin, _probe, _providers, available_providers, diagnose
-from fusion_onnx.runtime._plugin import OPENVINO
+from fusion_onnx.runtime import (
+    Session,
+    SessionError,
+    _openvino,
+    _ort,
+    _probe,
+    _providers,
+    available_providers,
+    diagnose,
+)
+from fusion_onnx.runtime._openvino import OPENVINO
 from fusion_onnx.runtime._probe import CPU, CUDA, TENSORRT, ProviderStatus, tiny_model
 
 X = np.ones(1, np.float32)
@@ -101,7 +110,7 @@ def test_diagnose_starts_each_provider():
     statuses = {status.name: status for status in diagnose()}
     ort = _ort.load()
     names = {*ort.get_available_providers()} & {*ort.get_all_providers()}  # a plug-in adds names of its devices
-    assert set(statuses) == {*names, *([OPENVINO] if _plugin.is_installed() else [])}
+    assert set(statuses) == {*names, *([OPENVINO] if _openvino.is_installed() else [])}
     assert statuses[CPU] == ProviderStatus(CPU, "cpu", True, "", "")
     for status in statuses.values():
         assert status.starts != bool(status.reason and status.fix)
@@ -164,7 +173,7 @@ def test_a_plug_in_that_is_registered_is_one_still(monkeypatch):
             get_ep_devices=lambda devices=devices: [SimpleNamespace(ep_name=name) for name in devices],
         )
         assert _providers.plan(ort, ["openvino", "cpu"]).plugin is plugin
-        assert _plugin.provider_names(ort) == [name for name in listed if "AUTO" not in name]
+        assert _openvino.provider_names(ort) == [name for name in listed if "AUTO" not in name]
 
 
 def test_diagnose_is_quiet():
@@ -269,9 +278,9 @@ def test_half_an_onnxruntime_is_named(monkeypatch):
 
 def test_auto_takes_openvino_where_it_starts_and_cuda_does_not(monkeypatch):
     monkeypatch.setattr(_providers, "probe", lambda name: ProviderStatus(name, "", name == OPENVINO))
-    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
+    monkeypatch.setattr(_openvino, "is_installed", lambda: True)
     assert _providers.auto_providers() == [OPENVINO, CPU]
-    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
+    monkeypatch.setattr(_openvino, "is_installed", lambda: False)
     assert _providers.auto_providers() == [CPU]
     starts_all(monkeypatch)
     assert _providers.auto_providers() == [CUDA, CPU]
@@ -321,7 +330,7 @@ def test_a_plug_in_is_given_by_its_devices(monkeypatch):
         handed.append(cpu)
         return cpu
 
-    monkeypatch.setattr(_plugin, "devices", devices)
+    monkeypatch.setattr(_openvino, "devices", devices)
     with pytest.raises(SessionError, match="started the session without OpenVINOExecutionProvider"):
         Session(tiny_model(), ["openvino", "cpu"])
     assert handed == [cpu]
@@ -329,15 +338,15 @@ def test_a_plug_in_is_given_by_its_devices(monkeypatch):
 
 def test_why_the_plug_in_of_openvino_does_not_start(monkeypatch):
     fresh = _probe.probe.__wrapped__
-    monkeypatch.setattr(_plugin, "is_installed", lambda: False)
+    monkeypatch.setattr(_openvino, "is_installed", lambda: False)
     status = fresh(OPENVINO)
     assert (status.reason, status.fix) == ("its plug-in is not installed", 'pip install "fusion-onnx[openvino]"')
-    monkeypatch.setattr(_plugin, "is_installed", lambda: True)
-    monkeypatch.setattr(_plugin, "devices", lambda ort: [])
+    monkeypatch.setattr(_openvino, "is_installed", lambda: True)
+    monkeypatch.setattr(_openvino, "devices", lambda ort: [])
     assert "offers no CPU" in fresh(OPENVINO).reason
 
     def broken(ort):
         raise RuntimeError("a symbol is missing\nand more")
 
-    monkeypatch.setattr(_plugin, "devices", broken)
+    monkeypatch.setattr(_openvino, "devices", broken)
     assert fresh(OPENVINO).reason == "its plug-in cannot be registered: a symbol is missing"

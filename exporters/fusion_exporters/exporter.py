@@ -30,7 +30,7 @@ from fusion_onnx.files import vacant, write_file
 from fusion_onnx.runtime import Providers, SessionError
 from fusion_onnx.verification import Verdict, verify
 from fusion_onnx.verification.arguments import ExampleInputs, opened
-from fusion_onnx.verification.repeatable import Repeatable, copies, evaluating
+from fusion_onnx.verification.eval_mode import EvalMode, copies
 from fusion_onnx.verification.trials import LARGEST
 
 OPSETS = range(18, 27)
@@ -126,7 +126,7 @@ def export(
     module = opened(program or module)
     _check(module, opset, inline, optimize)
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(evaluating(module))
+        run = stack.enter_context(EvalMode(module))
         writer = _Writer(target, external_data, overwrite, stack)
         if not external_data:
             refuse_too_large(module)
@@ -195,7 +195,7 @@ class _Writer:
 class _Builder:
     """Builds the model of a module, as often as it is asked to."""
 
-    run: Repeatable
+    run: EvalMode
     inputs: GraphInputs
     opset: int
     inline: str
@@ -304,7 +304,7 @@ def _range_text(least: int, most: int | None) -> str:
     return f"{least} or more" if most is None else f"{least} to {most}" if least else f"at most {most}"
 
 
-def _check_limits(run: Repeatable, inputs: GraphInputs, limits: Mapping[str, Limits]) -> None:
+def _check_limits(run: EvalMode, inputs: GraphInputs, limits: Mapping[str, Limits]) -> None:
     """Raise ExportError where the module runs beyond the sizes for which it was traced: there it does something else.
 
     Where it runs no further, as beyond the last of its positions, the sizes are its own limit.

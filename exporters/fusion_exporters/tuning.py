@@ -18,7 +18,7 @@ from fusion_exporters.forms.tuning_file import Timing, Tuning, size_of
 from fusion_exporters.single import Isolated, entrywise_strategy_of
 from fusion_onnx.runtime import Providers, Session, SessionError
 from fusion_onnx.verification.arguments import ExampleInputs, arguments
-from fusion_onnx.verification.repeatable import evaluating
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import traced
 
@@ -55,7 +55,7 @@ def tune(
         ExportError, FusionError: as `export`. SessionError: the provider cannot be had.
     """
     args = arguments(module, example_inputs, kwargs)
-    with evaluating(module) as run:
+    with EvalMode(module) as run:
         calls = traced(run, args).calls
     tuning, strategy = Tuning(), entrywise_strategy_of(module)
     for name, call in calls.items():

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ._bound import Bound
 from ._errors import InputError, SessionError
 from ._model_file import ModelHeader, read_header
+from ._openvino import EXACT as OPENVINO_EXACT
 from ._placement import NodePlacement
-from ._plugin import EXACT as OPENVINO_EXACT
 from ._probe import ProviderStatus, alias_of, available_providers, diagnose
 from ._providers import Providers, auto_providers
 from ._session import Session

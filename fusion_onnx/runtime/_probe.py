@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _ort, _plugin
-from ._plugin import OPENVINO
+from . import _openvino, _ort
+from ._openvino import OPENVINO
 from ._wire import (
     DIMENSION_DIM_VALUE,
     GRAPH_INPUT,
@@ -61,8 +61,8 @@ def diagnose() -> list[ProviderStatus]:
     Raises:
         ImportError: onnxruntime is not installed.
     """
-    names = _plugin.provider_names(_ort.load())
-    if OPENVINO not in names and _plugin.is_installed():
+    names = _openvino.provider_names(_ort.load())
+    if OPENVINO not in names and _openvino.is_installed():
         names.insert(names.index(CPU), OPENVINO)
     return [probe(name) for name in names]
 
@@ -87,13 +87,13 @@ def _start(name: str) -> ProviderStatus:
     ort = _ort.load()
     failure = functools.partial(ProviderStatus, name, alias_of(name), False)
     plugin_devices: list[Any] = []
-    if name == OPENVINO and _plugin.is_plugin(ort):
-        if not _plugin.is_installed():
-            return failure("its plug-in is not installed", _plugin.INSTALL)
+    if name == OPENVINO and _openvino.is_plugin(ort):
+        if not _openvino.is_installed():
+            return failure("its plug-in is not installed", _openvino.INSTALL)
         try:
-            plugin_devices = _plugin.devices(ort)
+            plugin_devices = _openvino.devices(ort)
         except Exception as error:  # ONNX Runtime's errors share no base class but this
-            return failure(f"its plug-in cannot be registered: {first_line(error)}", f"{_plugin.INSTALL} --upgrade")
+            return failure(f"its plug-in cannot be registered: {first_line(error)}", f"{_openvino.INSTALL} --upgrade")
         if not plugin_devices:
             return failure(
                 "its plug-in offers no CPU on this machine: it takes Intel's alone",

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from . import _plugin
+from . import _openvino
 from ._errors import SessionError
-from ._plugin import OPENVINO
+from ._openvino import OPENVINO
 from ._probe import CPU, CUDA, alias_of, first_line, probe
 
 ProviderOptions: TypeAlias = Mapping[str, object]
@@ -38,7 +38,7 @@ def auto_providers() -> list[str]:
     """Return what "auto" means here: CUDA if it starts, else OpenVINO if it is installed and starts; then the CPU."""
     if probe(CUDA).starts:
         return [CUDA, CPU]
-    return [OPENVINO, CPU] if _plugin.is_installed() and probe(OPENVINO).starts else [CPU]
+    return [OPENVINO, CPU] if _openvino.is_installed() and probe(OPENVINO).starts else [CPU]
 
 
 def plan(ort: Any, request: Providers, threads: int | None = None) -> Plan:
@@ -60,13 +60,13 @@ def plan(ort: Any, request: Providers, threads: int | None = None) -> Plan:
             raise SessionError(f"provider {name} is asked for twice")
         try:
             providers[name] = (
-                _plugin.exact(options, threads) if name == OPENVINO else {**_DEFAULTS.get(name, {}), **options}
+                _openvino.exact(options, threads) if name == OPENVINO else {**_DEFAULTS.get(name, {}), **options}
             )
         except ValueError as error:
             raise SessionError(f"provider {name}: {error}") from None
     for name in providers:
         _require(name)
-    plugin = OPENVINO in providers and _plugin.is_plugin(ort)
+    plugin = OPENVINO in providers and _openvino.is_plugin(ort)
     if plugin and list(providers) not in ([OPENVINO], [OPENVINO, CPU]):
         raise SessionError(f"{OPENVINO} is a plug-in here: it stands first, with the CPU alone; got {[*providers]}")
     return Plan(list(providers.items()), strict=CPU not in providers, plugin=plugin)
@@ -77,7 +77,7 @@ def hand_over(ort: Any, options: Any, plan: Plan) -> list[tuple[str, dict[str, o
     if not plan.plugin:
         return plan.providers
     [(_, settings), *_] = plan.providers
-    options.add_provider_for_devices(_plugin.devices(ort), {key: str(value) for key, value in settings.items()})
+    options.add_provider_for_devices(_openvino.devices(ort), {key: str(value) for key, value in settings.items()})
     return None
 
 
@@ -100,7 +100,7 @@ def _full_name(ort: Any, alias: str) -> str:
     candidates = [*names, *names.values(), "auto"]
     matches = ["cuda"] if alias.lower() == "gpu" else difflib.get_close_matches(alias, candidates, 1)
     hint = f"; did you mean {matches[0]!r}" if matches else ""
-    aliases = [alias_of(name) for name in _plugin.provider_names(ort)]
+    aliases = [alias_of(name) for name in _openvino.provider_names(ort)]
     raise SessionError(
         f"provider {alias!r} is not known{hint}. The installed onnxruntime holds: {', '.join(aliases)} (or 'auto')"
     )

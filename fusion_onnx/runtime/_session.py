@@ -15,8 +15,8 @@ from ._file_checks import check_bfloat16, check_domains, check_external, limits_
 from ._inputs import Reader, arrange, check_shapes
 from ._instances import Graphs, Instances, sizes_of
 from ._model_file import read_header
+from ._openvino import OPENVINO
 from ._placement import NodePlacement, placement
-from ._plugin import OPENVINO
 from ._probe import CPU, CUDA, TURNS, first_line
 from ._recipe import Recipe, fused_programs
 from ._types import TensorInfo, dtype_of_ort

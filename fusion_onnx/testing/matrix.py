@@ -26,7 +26,7 @@ from fusion_onnx.errors import suggestion
 from fusion_onnx.file_format import version
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
-from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.tolerance import MeasuredTolerance, Tolerance, derived
 from fusion_onnx.verification.verdict import plain
 
@@ -329,7 +329,7 @@ def _program(
 ) -> _Program:
     args: tuple[Any, ...] = (xs,) if w is None else (xs, w)
     model = export(fusion, args, verify=False).model.SerializeToString()
-    measured, run = None, Repeatable(fusion)
+    measured, run = None, EvalMode(fusion)
     runs = []
     for values, tensors, parameters in calls:
         call: tuple[Any, ...] = (tensors,) if parameters is None else (tensors, parameters)

@@ -7,11 +7,23 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.operator_mode import OperatorMode
-from fusion_onnx.verification.repeatable import Repeatable
 
 
-def repeats(run: Repeatable, args: tuple[Any, ...], once: Sequence[Tensor]) -> bool:
+def why_not_repeatable(run: EvalMode, args: tuple[Any, ...], once: Sequence[Tensor], drew: bool) -> str:
+    """Return why nothing can be equal to a module: it gives other results for the same inputs; else "".
+
+    once: its outputs; drew: whether that run drew random numbers.
+    """
+    operators = drawing(run, args) if drew else ""
+    if not operators and repeats(run, args, once):
+        return ""
+    why = f": it draws random numbers in eval mode ({operators})" if operators else ""
+    return f"the module gives different results for the same inputs{why}; nothing can be equal to it"
+
+
+def repeats(run: EvalMode, args: tuple[Any, ...], once: Sequence[Tensor]) -> bool:
     """Return whether the module gives these outputs again."""
     again = run.outputs(args)
     return len(once) == len(again) and all(
@@ -19,7 +31,7 @@ def repeats(run: Repeatable, args: tuple[Any, ...], once: Sequence[Tensor]) -> b
     )
 
 
-def drawing(run: Repeatable, args: tuple[Any, ...]) -> str:
+def drawing(run: EvalMode, args: tuple[Any, ...]) -> str:
     """Return the operators that draw random numbers of which the outputs are made; empty where there are none.
 
     What is made of what is followed, not the values: two runs may draw the same by chance, and dropout in front of a

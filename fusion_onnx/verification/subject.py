@@ -7,7 +7,7 @@ from torch import Tensor
 from fusion_onnx.contract import Fusion, FusionLayer
 from fusion_onnx.contract.layer import bare_fusion
 from fusion_onnx.verification.arguments import Arguments, positional
-from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.eval_mode import EvalMode
 
 
 class FusionCall(NamedTuple):
@@ -24,7 +24,7 @@ class Subject:
     call: the call of the fusion, where the module is one, or a layer of one, and nothing else; None for a network.
     """
 
-    def __init__(self, run: Repeatable, arguments: Arguments) -> None:
+    def __init__(self, run: EvalMode, arguments: Arguments) -> None:
         self.run, self.module, self.arguments = run, run.module, arguments
         self._fusion = bare_fusion(run.module)
         self.call = self.call_with(arguments)

@@ -10,8 +10,8 @@ from torch.utils import _pytree as pytree
 
 from fusion_onnx.contract import Fusion, FusionLayer
 from fusion_onnx.contract.fusion import WrittenFusion
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.operator_mode import OperatorMode
-from fusion_onnx.verification.repeatable import Repeatable
 
 _CASTS = ("aten::_to_copy", "aten::to", "aten::clone", "aten::detach")
 
@@ -90,7 +90,7 @@ class _Tracer(OperatorMode):
         return result
 
 
-def traced(run: Repeatable, args: tuple[Any, ...]) -> Trace:
+def traced(run: EvalMode, args: tuple[Any, ...]) -> Trace:
     """Run a module and return what passed through it; its hooks are gone afterwards. Raises what the module does."""
     trace, counts = Trace(), dict[str, int]()
     tracer = _Tracer(trace)

@@ -17,10 +17,10 @@ from fusion_onnx.runtime import Providers, Session
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.arguments import Arguments, ExampleInputs, arguments, call, opened
 from fusion_onnx.verification.compare import judge
+from fusion_onnx.verification.eval_mode import EvalMode, tensors_in
 from fusion_onnx.verification.known import OPERATORS, Difference, in_network
 from fusion_onnx.verification.locate.search import located
-from fusion_onnx.verification.randomness import drawing, repeats
-from fusion_onnx.verification.repeatable import Repeatable, tensors_in
+from fusion_onnx.verification.randomness import why_not_repeatable
 from fusion_onnx.verification.shapes import false_shapes
 from fusion_onnx.verification.subject import FusionCall, Subject
 from fusion_onnx.verification.tolerance import BITS, DERIVED, SAME_BITS, MeasuredTolerance, Tolerance, array, derived
@@ -74,7 +74,7 @@ def verify(
     inputs = _drawn(module, file.session) if inputs is None and not kwargs else inputs
     example = Arguments(arguments(module, inputs, kwargs))
     # the module's random numbers are not the caller's
-    with torch.random.fork_rng(), Repeatable(module) as run:
+    with torch.random.fork_rng(), EvalMode(module) as run:
         subject = Subject(run, example)
         return _verdict(subject, file, providers, battery)
 
@@ -118,11 +118,8 @@ def _findings(subject: Subject, model: Model, battery: bool) -> tuple[list[Findi
     result = call(subject.run, subject.arguments.args)
     drew = not torch.equal(state, torch.get_rng_state())
     once = tensors_in(result)
-    operators = drawing(subject.run, subject.arguments.args) if drew else ""
-    if operators or not repeats(subject.run, subject.arguments.args, once):
-        why = f": it draws random numbers in eval mode ({operators})" if operators else ""
-        detail = f"the module gives different results for the same inputs{why}; nothing can be equal to it"
-        return [_broken("as given", "eager", detail)], DERIVED
+    if why := why_not_repeatable(subject.run, subject.arguments.args, once, drew):
+        return [_broken("as given", "eager", why)], DERIVED
     if wrong := _misnamed(result, [info.name for info in model.session.outputs]):
         return [_broken("the outputs", "names", wrong)], DERIVED
     chooser = Judge(subject, model.session.providers, model.forms)

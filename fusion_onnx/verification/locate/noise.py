@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_onnx.verification.repeatable import Repeatable
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.shadow import LARGER, Shadows
 from fusion_onnx.verification.tolerance import FACTOR, Array, array, unit
 from fusion_onnx.verification.trace import Key, Trace, traced
@@ -18,7 +18,7 @@ RUNS = 4
 class Noise:
     """How far rounding may put each value of eager execution off: the largest over all runs it was given."""
 
-    def __init__(self, run: Repeatable) -> None:
+    def __init__(self, run: EvalMode) -> None:
         self._run = run
         self._measured: dict[Key, float] = {}
         self._overflowed: set[Key] = set()

@@ -24,7 +24,7 @@ def blamed(run: TrialRun, name: str, expected: Tensor | None) -> str:
     owner = str(node.name).partition("/")[0]
     if owner in run.candidate.rewritten:
         return owner
-    before = [blamed(run, value, None) for value in node.input if value]
+    before = (blamed(run, value, None) for value in node.input if value)
     return next((culprit for culprit in before if culprit), node.name or f"{node.op_type} → {name}")
 
 

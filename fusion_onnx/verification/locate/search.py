@@ -8,6 +8,7 @@ import torch
 from fusion_onnx.runtime import InputError, Providers
 from fusion_onnx.verification import trials
 from fusion_onnx.verification.arguments import Arguments, ExampleInputs, arguments, opened
+from fusion_onnx.verification.eval_mode import EvalMode
 from fusion_onnx.verification.locate.graph import loaded
 from fusion_onnx.verification.locate.inputs import wrong_inputs, wrong_weights
 from fusion_onnx.verification.locate.isolated import wrong_isolated
@@ -15,7 +16,6 @@ from fusion_onnx.verification.locate.location import Location
 from fusion_onnx.verification.locate.noise import Noise
 from fusion_onnx.verification.locate.outputs import wrong_outputs
 from fusion_onnx.verification.locate.trial_run import Candidate, TrialRun
-from fusion_onnx.verification.repeatable import Repeatable
 from fusion_onnx.verification.subject import Subject
 from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import Trace, traced
@@ -53,7 +53,7 @@ def locate(
     """
     module = opened(module)
     example = Arguments(arguments(module, inputs, kwargs))
-    with torch.random.fork_rng(), Repeatable(module) as run:
+    with torch.random.fork_rng(), EvalMode(module) as run:
         return located(Subject(run, example), model, providers, battery=battery)
 
 

@@ -16,7 +16,7 @@ from fusion_onnx.verification.operator_mode import OperatorMode
 _CONTAINERS = (list, dict, set)
 
 
-class Repeatable:
+class EvalMode:
     """A module in eval mode, as a function of its arguments alone; entered, and left as it was found.
 
     The first run shows which of its parameters and buffers it writes into (a counter, running statistics); these are
@@ -29,7 +29,7 @@ class Repeatable:
         self._attributes: list[_Attributes] = []
         self._written: _Written | None = None
 
-    def __enter__(self) -> "Repeatable":
+    def __enter__(self) -> "EvalMode":
         self._modes = [(part, part.training) for part in self.module.modules()]
         with contextlib.suppress(NotImplementedError):  # a program of torch.export has the mode it was traced in
             self.module.eval()
@@ -85,11 +85,6 @@ class Repeatable:
             if memory
             else result
         )
-
-
-def evaluating(module: torch.nn.Module) -> Repeatable:
-    """Put the module into eval mode, and back; called meanwhile, what is entered runs it and leaves no trace in it."""
-    return Repeatable(module)
 
 
 def tensors_in(values: Any) -> list[Tensor]:
