@@ -195,9 +195,9 @@ class FusionBase(torch.nn.Module, function, metaclass=Contract):
         """Return a hook's functions; modules are those in `process_modules`, where a tool may replace them."""
         return tuple(self.process_modules[f] if isinstance(f, int) else f for f in self._functions[hook])
 
-    def _set_functions(self, **given: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    def _set_functions(self, **changes: Sequence[Callable[[Tensor], Tensor]]) -> None:
         """Keep the functions of one hook or both, and register modules: .to(), eval(), state_dict() reach them."""
-        functions = {hook: self._applied(hook) for hook in self._functions} | given
+        functions = {hook: self._applied(hook) for hook in self._functions} | changes
         modules: list[torch.nn.Module] = []
         places: dict[str, tuple[Any, ...]] = {}
         for hook, members in functions.items():
