@@ -3,7 +3,10 @@
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Base = TypeVar("Base")
 
 
 def names(package: str) -> list[str]:
@@ -18,3 +21,12 @@ def classes(package: str, name: str) -> Iterator[type]:
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
             yield value
+
+
+def entry(package: str, name: str, base: Callable[..., Base]) -> type[Base]:
+    """Import one file of a package, and return its class derived from `base`; raise ImportError where there is none."""
+    assert isinstance(base, type)  # type[...] does not take an abstract class, which this is for
+    for cls in classes(package, name):
+        if issubclass(cls, base):
+            return cls  # type: ignore[return-value]
+    raise ImportError(f"{package.rpartition('.')[2]}/{name}.py has no class derived from {base.__name__}.")

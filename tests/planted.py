@@ -336,7 +336,7 @@ FAULTS = (
     Fault(
         "files: an LSTM's time is declared as the example's",
         "exporters/fusion_exporters/translation/tracing.py",
-        "quiet(), _recurrent(),",
+        "quiet(), dynamic_time(),",
         "quiet(),",
         "test_declared",
         "recurrent",

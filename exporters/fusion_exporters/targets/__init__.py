@@ -29,10 +29,7 @@ def get(name: str) -> type[Target]:
     """Import one target's file and return its class; raises ExportError, with the known names, where there is none."""
     if name not in names():
         raise ExportError(f"unknown target {name!r}.{suggestion(str(name), names())} Known are {', '.join(names())}.")
-    for cls in folder.classes(__name__, name):
-        if issubclass(cls, Target):
-            return cls
-    raise ImportError(f"targets/{name}.py has no class derived from Target.")
+    return folder.entry(__name__, name, Target)
 
 
 def deploy(name: str, model: Any, path: str | os.PathLike[str], *, overwrite: bool = False) -> tuple[Path, ...]:

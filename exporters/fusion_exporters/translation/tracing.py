@@ -21,15 +21,11 @@ from fusion_exporters.errors import ExportError
 from fusion_exporters.graph_inputs import GraphInputs
 from fusion_exporters.translation import attention, doubles, losses, operators
 from fusion_exporters.translation.reasons import reason
+from fusion_exporters.translation.recurrent import dynamic_time
 from fusion_onnx.contract.torch_op import STRATEGIES
 from fusion_onnx.errors import FusionError
 from fusion_onnx.file_format import DOMAIN, LIMITS
 from fusion_onnx.verification.arguments import call
-
-try:
-    from torch.export import _patches
-except ImportError:  # an older torch, whose torch.onnx.export does without
-    _patches = None  # type: ignore[assignment]
 
 Limits = tuple[int, int | None]
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -44,7 +40,7 @@ def trace(module: torch.nn.Module, inputs: GraphInputs, names: Sequence[str], op
     Raises ExportError where torch cannot, FusionError where the inputs break a fusion's contract.
     """
     try:
-        with quiet(), _recurrent(), operators.exact_rules(), losses.shapes_of_losses(), torch.no_grad():
+        with quiet(), dynamic_time(), operators.exact_rules(), losses.shapes_of_losses(), torch.no_grad():
             program = torch.onnx.export(
                 Flat(module, inputs.args),
                 inputs.leaves(),
@@ -234,27 +230,6 @@ def _silence() -> contextlib.ExitStack:
     vars(_trace)["print"] = lambda *args, **kwargs: None  # the graph so far, where an error stops it
     stack.callback(vars(_trace).pop, "print", None)
     return stack
-
-
-@contextlib.contextmanager
-def _recurrent() -> Iterator[None]:
-    """Keep the time axis of LSTM and GRU dynamic from the first to the last step of torch.onnx.export.
-
-    It does so itself in its first step alone: in the next one, torch's own kernel takes the example's length for a
-    constant. And what torch keeps of the one kernel is wrong for the other, so a process's second export would fail.
-    """
-    operators = {"lstm": torch.ops.aten.lstm.input, "gru": torch.ops.aten.gru.input}
-    try:
-        with contextlib.ExitStack() as stack:
-            for name in operators:
-                if register := getattr(_patches, f"register_{name}_while_loop_decomposition", None):
-                    stack.enter_context(register())
-            for operator in operators.values():
-                operator._dispatch_cache.clear()
-            yield
-    finally:
-        for operator in operators.values():
-            operator._dispatch_cache.clear()
 
 
 def translations() -> dict[Any, Any]:

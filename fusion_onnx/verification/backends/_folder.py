@@ -15,7 +15,4 @@ def get(name: str) -> type[Backend]:
     """Import one runtime's file, but none of its libraries, and return its class; a ValueError where there is none."""
     if name not in names():
         raise ValueError(f"there is no runtime {name!r}; there are {', '.join(names())}")
-    for cls in folder.classes(_PACKAGE, name):
-        if issubclass(cls, Backend):
-            return cls
-    raise ImportError(f"{name}.py has no class derived from Backend")
+    return folder.entry(_PACKAGE, name, Backend)
