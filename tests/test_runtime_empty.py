@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from fusion_onnx.runtime._pairwise import OPERATORS, pairwise
+from fusion_onnx.runtime._empty_batch import OPERATORS, pairwise
 from tests import cuda_standin
 
 FLOAT = TensorProto.FLOAT

@@ -1,13 +1,12 @@
 """What it takes to make ONNX Runtime sessions of a model: one more for some sizes, one for calls with no rows."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fusion_onnx.file_format import DOMAIN
 
-from . import _ort, _pairwise, _providers, fused
+from . import _ort, _providers, fused
 from ._errors import SessionError
 from ._model_file import ModelHeader
 from ._placement import RECORD_KEY, check_all_on_cuda
@@ -52,23 +51,6 @@ class Recipe(NamedTuple):
         if only_cuda:  # ONNX Runtime's own check refuses what it puts on the CPU by design
             check_all_on_cuda(session, self.where)
         return session
-
-    def of_empty(self, options: Any) -> Any:
-        """Make one for calls on CUDA with an empty input: CUDA refuses kernels that are launched with no blocks.
-
-        The CPU takes the nodes that it has kernels for, all but some in bfloat16. CUDA is there too, so that inputs and
-        outputs may lie on the GPU.
-        """
-        source = _pairwise.pairwise(self.source) or self.source
-        options = options or self.ort.SessionOptions()
-        if isinstance(self.source, str):  # its weights may lie beside it
-            folder = os.path.dirname(os.path.abspath(self.source))
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        plan = self.plan
-        if plan is not None:
-            providers = [entry for entry in plan.providers if entry[0] != CPU]
-            plan = plan._replace(providers=[(CPU, {}), *providers], strict=False)
-        return self._replace(source=source, plan=plan).make(options)
 
     def static(self, sizes: Mapping[str, int], **cuda: object) -> Any:
         """Make one with these sizes of the axes, by name; `cuda`: more options for CUDA."""

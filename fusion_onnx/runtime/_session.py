@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _ort, _providers, _torch, fused
 from ._bound import Bound, destinations, in_blocks, in_place
+from ._empty_batch import session_for_empty
 from ._errors import InputError, SessionError
 from ._file_checks import check_bfloat16, check_domains, check_external, limits_in, rows_apart
 from ._inputs import Reader, arrange, check_shapes
@@ -131,7 +132,7 @@ class Session:
         with_graphs = functools.partial(recipe.static, enable_cuda_graph="1")
         records = CUDA in self.providers and session_options is None
         self._graphs = Graphs(with_graphs, _MOST_INSTANCES) if records else None
-        of_empty = functools.cache(functools.partial(recipe.of_empty, session_options))
+        of_empty = functools.cache(functools.partial(session_for_empty, recipe, session_options))
         self._of_empty = of_empty if CUDA in self.providers else None
 
     @property

@@ -1,14 +1,17 @@
-"""Sums, maxima and minima of many inputs taken two by two, for calls on CUDA with an empty input.
+"""Calls on CUDA with an empty input: a session of their own, in which nothing is launched that CUDA refuses.
 
-The CPU computes those, but for bfloat16, for which it has none of these kernels. ONNX Runtime's CUDA kernel for three
-inputs or more is launched with no blocks where there is nothing to compute, which CUDA refuses as an invalid
-configuration; the kernel for two is not launched at all then.
+The CPU computes what it has kernels for, which is all but some in bfloat16. ONNX Runtime's CUDA kernel for sums, maxima
+and minima of three inputs or more is launched with no blocks where there is nothing to compute, and CUDA refuses that as
+an invalid configuration. The kernel for two inputs is not launched at all then, so they are taken two by two.
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ._model_file import opened
+from ._probe import CPU
+from ._recipe import Recipe
 from ._wire import (
     ATTRIBUTE_G,
     ATTRIBUTE_GRAPHS,
@@ -35,6 +38,19 @@ _INSIDE = {
     "attribute": {ATTRIBUTE_G: "graph", ATTRIBUTE_GRAPHS: "graph"},
 }
 """Where onnx.proto has nodes: what a message holds, by the number of the field."""
+
+
+def session_for_empty(recipe: Recipe, options: Any) -> Any:
+    """Make a session for calls with an empty input: the CPU first, and CUDA, so that tensors may lie on the GPU."""
+    options = options or recipe.ort.SessionOptions()
+    if isinstance(recipe.source, str):  # its weights may lie beside it
+        folder = os.path.dirname(os.path.abspath(recipe.source))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    plan = recipe.plan
+    if plan is not None:
+        providers = [entry for entry in plan.providers if entry[0] != CPU]
+        plan = plan._replace(providers=[(CPU, {}), *providers], strict=False)
+    return recipe._replace(source=pairwise(recipe.source) or recipe.source, plan=plan).make(options)
 
 
 def pairwise(model: str | os.PathLike[str] | bytes) -> bytes | None:
