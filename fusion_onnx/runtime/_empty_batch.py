@@ -1,8 +1,8 @@
 """Calls on CUDA with an empty input: a session of their own, in which nothing is launched that CUDA refuses.
 
-The CPU computes what it has kernels for, which is all but some in bfloat16. ONNX Runtime's CUDA kernel for sums, maxima
-and minima of three inputs or more is launched with no blocks where there is nothing to compute, and CUDA refuses that as
-an invalid configuration. The kernel for two inputs is not launched at all then, so they are taken two by two.
+The CPU computes what it has kernels for, which is all but some in bfloat16. ONNX Runtime's CUDA kernel for sums,
+maxima and minima of three inputs or more is launched with no blocks where there is nothing to compute, and CUDA refuses
+that as an invalid configuration. The kernel for two inputs is not launched at all then, so they are taken two by two.
 """
 
 import os
