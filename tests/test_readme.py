@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import graphs
-from tests.readme import README, generated
+from tests.readme import FILES, README, files, generated
 
 CHECKOUT = README.parent
 DOCS = CHECKOUT / "docs"
@@ -24,6 +24,7 @@ def blocks(language="python|sh"):
 
 def test_the_table_is_the_registrys():
     assert generated(TEXT) == TEXT, "run make readme"
+    assert files() == FILES.read_text("utf-8"), "run make readme"
 
 
 def test_the_examples_run(tmp_path):

@@ -24,7 +24,9 @@ def output(script, folder):
     if package.is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
         subprocess.run([*pip, "--no-build-isolation", "--no-deps", "--target", packages, package], check=True)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHONDONTWRITE"))}
+    # in a CI pytest prints long lines whole
+    others = ("PYTEST_", "PYTHONDONTWRITE", "CI", "BUILD_NUMBER")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     path = os.pathsep.join([str(packages), kept.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**kept, "PYTHONPATH": path, "PYTHONUTF8": "1", "COLUMNS": "80", "NO_COLOR": "1"}
     done = subprocess.run(
