@@ -12,8 +12,8 @@ REGISTRIES = ("fusions", "backends", "targets", "cli")
 """Folders in which a file is an entry: adding one changes no page."""
 HEAD = """# Every file in a line
 
-What each file holds, in the words of its first line. Strategies, runtimes, targets and commands are left out: each has a
-file of its own, in a folder of its kind. [Contributing](../CONTRIBUTING.md) says how to add one.
+What each file holds, in the words of its first line. Strategies, runtimes, targets and commands are left out: each has
+a file of its own, in a folder of its kind. [Contributing](../CONTRIBUTING.md) says how to add one.
 """
 
 
