@@ -189,6 +189,12 @@ def test_a_declared_shape_that_is_false_is_found():
     assert "declared" in {f.failed for f in verify(network, model, (X, Y)).findings}
 
 
+def test_a_part_may_have_an_attribute_called_forms():
+    network = After(torch.relu)
+    network.forms = nn.ModuleList([nn.Identity()])
+    assert export(network, (X, Y)).verdict.passed
+
+
 def test_a_tolerance_beyond_the_largest_number_is_infinite():
     class Harmonic(nn.Module):
         def forward(self, a, b):

@@ -19,7 +19,7 @@ from fusion_exporters.graph_inputs import GraphInputs
 from fusion_exporters.translation.tracing import SCOPES, Flat, limits, quiet
 from fusion_onnx import fusions
 from fusion_onnx.contract import Fusion
-from fusion_onnx.contract.layer import FusionLayer, bare_fusion
+from fusion_onnx.contract.layer import FusionLayer, Isolated, bare_fusion
 from fusion_onnx.contract.torch_op import STRATEGIES, prototype
 from fusion_onnx.file_format import DOMAIN
 from fusion_onnx.verification.arguments import call as call_module
@@ -27,21 +27,6 @@ from fusion_onnx.verification.arguments import call as call_module
 IR_VERSION = 10
 """That of the files that torch.onnx.export writes."""
 _VIEWS = (Tensor.reshape, Tensor.to)
-
-
-class Isolated(torch.nn.Module):
-    """One call of a fusion's torch op by itself, its parameters constant, as they are in a trained network."""
-
-    def __init__(self, fusion: Fusion, parameters: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.op, self.config, self.forms = fusion.signature.op, str(fusion.signature.config), fusion.forms
-        for i, parameter in enumerate(parameters):
-            self.register_buffer(f"p{i}", parameter)
-
-    def forward(self, *xs: Tensor) -> Tensor:
-        """Fuse k tensors (..., n_i) into one (..., n)."""
-        fused: Tensor = self.op(list(xs), list(self.buffers()), self.config)
-        return fused
 
 
 def entrywise_strategy_of(module: torch.nn.Module) -> str:

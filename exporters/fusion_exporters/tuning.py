@@ -15,7 +15,8 @@ from fusion_exporters.errors import ExportError, VerificationError
 from fusion_exporters.exporter import export
 from fusion_exporters.forms.choice import provider_of
 from fusion_exporters.forms.tuning_file import Timing, Tuning, size_of
-from fusion_exporters.single import Isolated, entrywise_strategy_of
+from fusion_exporters.single import entrywise_strategy_of
+from fusion_onnx.contract.layer import Isolated
 from fusion_onnx.runtime import Providers, Session, SessionError
 from fusion_onnx.verification.arguments import ExampleInputs, arguments
 from fusion_onnx.verification.eval_mode import EvalMode

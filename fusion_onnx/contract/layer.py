@@ -1,4 +1,4 @@
-"""`FusionLayer`: a module that owns a fusion's trainable parameters."""
+"""`FusionLayer`, a module that owns a fusion's trainable parameters, and `Isolated`, one call of a fusion by itself."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,4 +67,19 @@ class FusionLayer(torch.nn.Module):
         """Fuse k tensors (..., n_i), given as one list or one by one, into one (..., n)."""
         inputs = x[0] if len(x) == 1 and isinstance(x[0], (list, tuple)) else x
         fused: Tensor = self.fusion(inputs, self.w)
+        return fused
+
+
+class Isolated(torch.nn.Module):
+    """One call of a fusion's torch op by itself, its parameters constant, as they are in a trained network."""
+
+    def __init__(self, fusion: Fusion, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.op, self.config, self.forms = fusion.signature.op, str(fusion.signature.config), fusion.forms
+        for i, parameter in enumerate(parameters):
+            self.register_buffer(f"p{i}", parameter)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """Fuse k tensors (..., n_i) into one (..., n)."""
+        fused: Tensor = self.op(list(xs), list(self.buffers()), self.config)
         return fused

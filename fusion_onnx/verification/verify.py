@@ -11,7 +11,7 @@ import torch
 
 from fusion_onnx.contract import Fusion
 from fusion_onnx.contract.fusion import WrittenFusion
-from fusion_onnx.contract.layer import bare_fusion
+from fusion_onnx.contract.layer import Isolated, bare_fusion
 from fusion_onnx.file_format import forms_in
 from fusion_onnx.runtime import Providers, Session
 from fusion_onnx.verification import trials
@@ -175,8 +175,8 @@ def _keeps_infinities(module: torch.nn.Module, forms: Mapping[str, str]) -> bool
     lax = {
         name
         for part in module.modules()
-        if isinstance(part, Fusion) or hasattr(part, "forms")  # a part may stand for a fusion's call
-        for name, form in part.forms().items()  # type: ignore[operator]
+        if isinstance(part, (Fusion, Isolated))
+        for name, form in part.forms().items()
         if not form.propagates_inf
     }
     return lax.isdisjoint(forms.values())
