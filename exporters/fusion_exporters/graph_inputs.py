@@ -10,8 +10,8 @@ from torch.utils import _pytree as pytree
 
 from fusion_exporters.errors import ExportError
 from fusion_onnx.contract import Fusion
-from fusion_onnx.verification.arguments import ArgumentsError, Keywords, arguments, positional
-from fusion_onnx.verification.trials import resampled
+from fusion_onnx.verification.arguments import Arguments, ArgumentsError, Keywords, arguments, positional
+from fusion_onnx.verification.trials import resized
 
 Axes: TypeAlias = dict[int, str]
 """The names of an input's dynamic axes."""
@@ -43,14 +43,8 @@ class GraphInputs:
 
     def resize(self, axis: str, size: int) -> tuple[Any, ...]:
         """Return the arguments with another size of one dynamic axis, values drawn from the example's."""
-        leaves, spec = pytree.tree_flatten(self.args)
-        axes, generator = iter(self.axes), torch.Generator().manual_seed(0)
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, torch.Tensor):
-                for position in [position for position, name in next(axes).items() if name == axis]:
-                    leaves[i] = resampled(leaves[i], position, size, generator)
-        arguments: tuple[Any, ...] = pytree.tree_unflatten(leaves, spec)
-        return arguments
+        moves = [(i, place, size) for i, axes in enumerate(self.axes) for place, name in axes.items() if name == axis]
+        return resized(Arguments(self.args), moves).args
 
 
 def graph_inputs(

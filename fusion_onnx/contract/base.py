@@ -283,7 +283,7 @@ class FusionBase(torch.nn.Module, function, metaclass=Contract):
         return values_of(self, [key for key in self.options() if key not in without])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; raises AttributeError for a module in a method's place."""
+        """Set an attribute; raises AttributeError for an option, and for a module in a method's place."""
         if name in FUNCTIONS:
             object.__setattr__(self, name, value)  # torch would register a module under this name
             return
@@ -291,9 +291,14 @@ class FusionBase(torch.nn.Module, function, metaclass=Contract):
             kind = name.replace("_", "") + "_functions"  # torch would register it, and go on calling the method
             way = f"give the module as {kind}" if name in HOOKS else "write a method that calls the module"
             raise AttributeError(f"{type(self).__name__}.{name} is a method, and no module takes its place; {way}.")
+        if self._completed:
+            self._check_assignment(name, value)
         if name == "device":
             value = str(value)
         super().__setattr__(name, value)
+
+    def _check_assignment(self, name: str, value: Any) -> None:
+        """Refuse what may not be assigned after construction: nothing here; a subclass has its own rules."""
 
 
 def _resolved(kind: str, functions: Any, configs: Any) -> tuple[Callable[[Tensor], Tensor], ...]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fusion_onnx.contract import checks, torch_op
-from fusion_onnx.contract.base import FUNCTIONS, HOOKS, FusionBase
+from fusion_onnx.contract.base import HOOKS, FusionBase
 from fusion_onnx.contract.case import Case
 from fusion_onnx.contract.form import Form, forms_of, mark_of
 from fusion_onnx.contract.function import function, not_given
@@ -291,13 +291,6 @@ class Fusion(FusionBase):
 
     # --- options are fixed when a fusion is made --------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; raises AttributeError for an option, and for a module in a method's place."""
-        module = isinstance(value, torch.nn.Module) and inspect.isfunction(getattr(type(self), name, None))
-        if self._completed and name not in FUNCTIONS and not module and type(self).fuse is not Fusion.fuse:
-            self._check_assignment(name, value)
-        super().__setattr__(name, value)
-
     def __delattr__(self, name: str) -> None:
         """Delete an attribute; raises AttributeError for an option."""
         if self._completed and name in self.options() and name not in self._buffer_names:
@@ -305,6 +298,9 @@ class Fusion(FusionBase):
         super().__delattr__(name)
 
     def _check_assignment(self, name: str, value: Any) -> None:
+        """Refuse an option or a buffer of another shape; trace the fusion after what else its maths may read."""
+        if type(self).fuse is Fusion.fuse:
+            return
         if name in self._buffer_names:
             buffer = getattr(self, name)
             plain = isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter)

@@ -26,7 +26,7 @@ from fusion_onnx.errors import suggestion
 from fusion_onnx.file_format import version
 from fusion_onnx.verification import backends, battery
 from fusion_onnx.verification.compare import histogram, judge, worst_entries
-from fusion_onnx.verification.eval_mode import EvalMode
+from fusion_onnx.verification.eval_mode import tensors_in
 from fusion_onnx.verification.tolerance import MeasuredTolerance, Tolerance, derived
 from fusion_onnx.verification.verdict import plain
 
@@ -329,14 +329,19 @@ def _program(
 ) -> _Program:
     args: tuple[Any, ...] = (xs,) if w is None else (xs, w)
     model = export(fusion, args, verify=False).model.SerializeToString()
-    measured, run = None, EvalMode(fusion)
+
+    def outputs(call: tuple[Any, ...]) -> list[Tensor]:
+        with torch.no_grad():
+            return tensors_in(fusion(*call))
+
+    measured = None
     runs = []
     for values, tensors, parameters in calls:
         call: tuple[Any, ...] = (tensors,) if parameters is None else (tensors, parameters)
-        (eager,) = run.outputs(call)
+        (eager,) = outputs(call)
         tolerance = derived(fusion.in_form(), tensors, parameters) if fusion.is_bare() else None
         if tolerance is None:
-            measured = measured or MeasuredTolerance(run.outputs, fusion)
+            measured = measured or MeasuredTolerance(outputs, fusion)
             (tolerance,) = measured(call, [eager], hostile=True)
         inputs = [t.numpy() for t in (tensors if parameters is None else [*tensors, parameters])]
         runs.append(_Run(values, inputs, eager, tolerance))

@@ -108,8 +108,8 @@ class Shadows(OperatorMode):
 
     shared: tensors that are read and hardly written, parameters above all: one copy of each serves all shadows. free:
     the shadows decide for themselves, and what is given is rounded too. larger: what unit roundoffs are multiplied by.
-    underflow: smallest subnormals are put in too. decided: whether anything was decided that rounding may decide;
-    ranked: whether entries were ranked, which equal ones may be in several orders.
+    underflow: smallest subnormals are put in too. ranked: whether entries were ranked, which equal ones
+    may be in several orders.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Shadows(OperatorMode):
     ) -> None:
         super().__init__()
         self.count, self.free, self.larger, self.underflow = count, free, larger, underflow
-        self.decided = self.ranked = False
+        self.ranked = False
         self._shadows: Any = WeakIdKeyDictionary()
         self._shared = {id(t) for t in shared}
         self._random = random.Random(seed)
@@ -182,7 +182,6 @@ class Shadows(OperatorMode):
                 self._shadows.pop(tensor, None)
             return result
         outputs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.decided |= bool(operator.kinds & {"step", "remainder"}) or not all(_rounds(y) for y in outputs)
         if any(self._follows(y) for y in outputs):
             terms, summed = operator.terms(leaves, outputs), operator.summed(leaves)
             whole = self.free and "whole" in operator.kinds

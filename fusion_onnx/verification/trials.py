@@ -63,7 +63,7 @@ def sizes(subject: Subject, infos: Sequence[TensorInfo], limits: Limits = _NONE)
     if isinstance(subject.module, (Fusion, FusionLayer)):
         others.append(dict.fromkeys(own, 0))
 
-    def resized(sizes: Mapping[str, int], whole: bool) -> Trial:
+    def with_sizes(sizes: Mapping[str, int], whole: bool) -> Trial:
         mixed = list(leaves)
         for name, where in axes.items():
             for i, axis in where:
@@ -72,7 +72,7 @@ def sizes(subject: Subject, infos: Sequence[TensorInfo], limits: Limits = _NONE)
         return Trial(_label(sizes), arguments.with_leaves(mixed), optional=small)
 
     def trial(*choices: Mapping[str, int]) -> Trial:
-        first, *instead = (resized(sizes, whole) for sizes in choices if sizes != own for whole in (False, True))
+        first, *instead = (with_sizes(sizes, whole) for sizes in choices if sizes != own for whole in (False, True))
         return replace(first, instead=tuple(instead))
 
     for i, sizes in enumerate(sizes for sizes in others if sizes != own):
@@ -242,3 +242,13 @@ def resampled(
         )
         sample = torch.cat([sample, between])
     return sample.reshape(shape)
+
+
+def resized(arguments: Arguments, moves: Sequence[tuple[int, int, int]]) -> Arguments:
+    """Return the arguments with (tensor, axis, size) changed; values are drawn from each tensor's own."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = list(arguments.leaves)
+    for i, axis, size in moves:
+        place = arguments.places[i]
+        leaves[place] = resampled(leaves[place], axis, size, generator)
+    return arguments.with_leaves(leaves)

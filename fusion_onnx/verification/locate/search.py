@@ -1,6 +1,6 @@
 """The search itself: the trials one after the other, and in each the model's parts in the graph's order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from fusion_onnx.verification.locate.trial_run import Candidate, TrialRun
 from fusion_onnx.verification.subject import Subject
 from fusion_onnx.verification.tolerance import dtype_name
 from fusion_onnx.verification.trace import Trace, traced
-from fusion_onnx.verification.trials import Trial, resampled
+from fusion_onnx.verification.trials import Trial, resampled, resized
 
 if TYPE_CHECKING:
     from fusion_onnx.runtime import ModelLike
@@ -168,19 +168,9 @@ def _fixed(candidate: Candidate, trial: Trial) -> Location | None:
     ]
     for axes in [*([one] for one in fixed), fixed]:
         try:
-            traced(subject.run, _resized(trial.arguments, axes).args)
+            traced(subject.run, resized(trial.arguments, axes).args)
         except Exception:
             continue
         i, axis, new = axes[0]
         return candidate.fixed_axis(trial.name, infos[i], axis, new)
     return None
-
-
-def _resized(arguments: Arguments, moves: Sequence[tuple[int, int, int]]) -> Arguments:
-    """Return the arguments with (tensor, axis, size) changed; values are drawn from each tensor's own."""
-    generator = torch.Generator().manual_seed(0)
-    leaves = list(arguments.leaves)
-    for i, axis, size in moves:
-        place = arguments.places[i]
-        leaves[place] = resampled(leaves[place], axis, size, generator)
-    return arguments.with_leaves(leaves)
